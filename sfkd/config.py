@@ -1,0 +1,198 @@
+"""A recipe: everything a run depends on, as validated dataclasses that a YAML file fills.
+
+An unknown key or a wrong type is refused with the key's name and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from sfkd._checks import unknown
+
+_STRICT = ConfigDict(extra="forbid", validate_default=True)
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the key."""
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Schedule:
+    """Length and optimiser of a training. Learning rate: linear warm-up, then cosine to `min_lr`, stepped every batch."""
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="per process")
+    optimizer: str = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=0.5, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Model:
+    """A timm model: `name` (timm, `hf-hub:…` or `local-dir:…`), or the student of the finished run folder `run`."""
+
+    name: str = ""
+    pretrained: bool = False
+    layers: list[str] | None = None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    run: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Model:
+        if bool(self.name) == bool(self.run):
+            raise ValueError(
+                "give a timm name (name: resnet18) or a finished run folder (run: runs/teacher), one of them"
+            )
+        return self
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Teacher(Model):
+    """A teacher. With `schedule` it is first trained on the labels, in the folder `teacher/` of the run."""
+
+    schedule: Schedule | None = None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Method:
+    """A distiller's registered name and its options."""
+
+    name: str = "sfkd"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Data:
+    """Images. `name` and `root` as in timm's data-set factory (`torch/cifar100`, a folder, `hfds/…`), or idx files in `root`."""
+
+    name: str
+    root: str
+    num_classes: int = Field(ge=2)
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    train_split: str = "train"
+    test_split: str = "validation"
+    augmentation: Literal["none", "crop", "imagenet"] = "crop"
+    flip: bool = True
+    download: bool = False
+    train_samples: int | None = Field(default=None, ge=1)
+    test_samples: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Data:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise ValueError(
+                f"mean and std need one number per channel: {self.input_size[0]} channel(s), "
+                f"{len(self.mean)} mean(s), {len(self.std)} std(s)"
+            )
+        return self
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Recipe:
+    """A whole run: teacher, student, method, data, schedule."""
+
+    out: str
+    student: Model
+    data: Data
+    teacher: Teacher | None = None
+    method: Method = Field(default_factory=Method)
+    schedule: Schedule = Field(default_factory=Schedule)
+    baseline: bool = Field(
+        default=False, description="also train the student alone, same seed and budget, in baseline/"
+    )
+    seed: int = Field(default=0, ge=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def teacher_recipe(self) -> Recipe | None:
+        """The recipe that trains the teacher on the labels, None where it comes trained."""
+        if self.teacher is None or self.teacher.schedule is None:
+            return None
+        model = Model(**{f.name: getattr(self.teacher, f.name) for f in dataclasses.fields(Model)})
+        return self._alone(student=model, schedule=self.teacher.schedule, out=str(Path(self.out) / "teacher"))
+
+    def baseline_recipe(self) -> Recipe | None:
+        """The recipe of the same student without a teacher: same seed, data and budget."""
+        return self._alone(out=str(Path(self.out) / "baseline")) if self.baseline else None
+
+    def _alone(self, **changes: Any) -> Recipe:
+        return dataclasses.replace(self, teacher=None, baseline=False, method=Method(name="none"), **changes)
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key=value` overrides such as `schedule.epochs=3`.
+
+    Raises:
+        RecipeError: a file that is missing or no YAML mapping, an unknown key, a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}: `ls configs` shows the ones that come with the project.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is no readable YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} expects a mapping of keys, got {type(values).__name__}.")
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from plain values."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_explain(e)}" for e in error.errors()]
+        raise RecipeError(f"{source} — " + "; ".join(lines)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(_ADAPTER.dump_python(recipe, mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"overrides are key=value, such as schedule.epochs=3, got {override!r}.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"{key}: {parent!r} holds a value, not a group of keys.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key}: {text!r} is no YAML value: {error}") from error
+
+
+def _explain(error: Any) -> str:
+    if error["type"] == "unexpected_keyword_argument":
+        *parents, key = error["loc"]
+        return unknown("key", key, _keys_at(parents))
+    if error["type"] == "missing":
+        return "this key is required"
+    return f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+
+
+def _keys_at(parents: Sequence[int | str]) -> list[str]:
+    groups = {"student": Model, "teacher": Teacher, "method": Method, "data": Data, "schedule": Schedule}
+    group = groups.get(str(parents[-1]), Recipe) if parents else Recipe
+    return [field.name for field in dataclasses.fields(group)]

@@ -1,0 +1,39 @@
+"""Logit distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sfkd.distillers.base import Distiller, Term
+from sfkd.features import Backbone, Output
+from sfkd.losses import kd_loss
+
+
+class KD(Distiller):
+    """CE + kd_weight · T²·KL of the softened logits (Hinton et al. 2015).
+
+    Args:
+        kd_weight: weight of the KL term. temperature: T. Defaults are ours.
+    """
+
+    def __init__(
+        self,
+        student: Backbone,
+        teacher: Backbone | None = None,
+        *,
+        kd_weight: float = 1.0,
+        temperature: float = 2.0,
+        ce_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(student, teacher, ce_weight=ce_weight, label_smoothing=label_smoothing)
+        self.kd_weight, self.temperature = kd_weight, temperature
+
+    def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
+        if student.logits.shape != teacher.logits.shape:
+            raise ValueError(
+                f"logit distillation expects one set of classes, got {student.logits.shape[1]} (student) and "
+                f"{teacher.logits.shape[1]} (teacher): give both models the same num_classes."
+            )
+        value = kd_loss(student.logits, teacher.logits, temperature=self.temperature)
+        return {"kd": Term(self.kd_weight, value)}

@@ -1,0 +1,349 @@
+"""Any model as logits and named maps `[B, C, H, W]`, without touching its code.
+
+timm models give their own intermediates (`forward_intermediates`); every other module, and every layer that timm does not
+list, is read by forward hooks that live for one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import Tensor, nn
+
+from sfkd._checks import unknown
+
+DEFAULT_LAYERS = 4
+
+
+class Output(NamedTuple):
+    """What a `Backbone` returns: `logits` `[B, K]` and `features`, name → `[B, C, H, W]` in depth order."""
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class Layer(NamedTuple):
+    """A layer that can be captured, as seen at the model's input size. `reduction` is input height over map height."""
+
+    name: str
+    channels: int
+    grid: tuple[int, int]
+    reduction: float
+
+
+class WeightsError(OSError):
+    """Weights that were asked for could not be had."""
+
+
+class Backbone(nn.Module):
+    """A model that returns its logits and the maps of chosen layers.
+
+    Args:
+        model: a timm name (`"resnet18"`, `"hf-hub:…"`, `"local-dir:…"`), or any `nn.Module` that returns logits `[B, K]`.
+        pretrained: download weights (timm names only; `local-dir:` weights are always read).
+        num_classes: classes of the head; None keeps the model's own.
+        layers: names of the layers to capture. Default for timm models: the last map of every stage (the last four where
+            there are more), and for plain transformers and MLPs the ends of four equal parts of their depth (our choice).
+            Any module name works. Required for other modules.
+        input_size: `(C, H, W)` of an `nn.Module` that is not timm's; timm models know theirs.
+        num_prefix_tokens: class tokens and registers before the patch tokens; None reads the model's own attribute, else 0.
+        **model_kwargs: passed to `timm.create_model`.
+
+    Raises:
+        ValueError: unknown model or layer, with the nearest names. WeightsError: weights that cannot be downloaded or read.
+
+    >>> model = Backbone("resnet18", num_classes=10)
+    >>> [layer.name for layer in model.layers]
+    ['layer1', 'layer2', 'layer3', 'layer4']
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        *,
+        pretrained: bool = False,
+        num_classes: int | None = None,
+        layers: Sequence[str] | None = None,
+        input_size: tuple[int, int, int] | None = None,
+        num_prefix_tokens: int | None = None,
+        **model_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, str):
+            self.model = _create(model, pretrained=pretrained, num_classes=num_classes, **model_kwargs)
+            self.name = model.removeprefix("local-dir:")
+        elif isinstance(model, nn.Module):
+            if pretrained or num_classes is not None or model_kwargs:
+                raise ValueError(
+                    "pretrained, num_classes and model keywords belong to timm names; an nn.Module is taken as it is."
+                )
+            self.model, self.name = model, type(model).__name__
+        else:
+            raise TypeError(f"Backbone expects a timm name or an nn.Module, got {type(model).__name__}.")
+        self.input_size = tuple(input_size) if input_size else _input_size(self.model)
+        prefix = getattr(self.model, "num_prefix_tokens", 0) if num_prefix_tokens is None else num_prefix_tokens
+        self._prefix_tokens = int(prefix)
+        self._listed = _listed_layers(self.model)
+        self._names = self._choose(layers)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the captured layers, in depth order."""
+        return list(self._names)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Name, channels, grid and reduction of the captured layers, measured by one forward of zeros."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                reference = next(self.parameters(), torch.zeros(()))
+                zeros = torch.zeros(1, *self.input_size, device=reference.device, dtype=reference.dtype)
+                features = self(zeros).features
+        finally:
+            self.train(was_training)
+        height = self.input_size[1]
+        return [Layer(name, f.shape[1], (f.shape[2], f.shape[3]), height / f.shape[2]) for name, f in features.items()]
+
+    def forward(self, images: Tensor) -> Output:
+        """Logits and maps of `images` `[B, C, H, W]`."""
+        if all(name in self._listed for name in self._names):
+            return self._forward_timm(images)
+        return self._forward_hooks(images)
+
+    def _forward_timm(self, images: Tensor) -> Output:
+        indices = [self._listed.index(name) for name in self._names]
+        final, maps = self.model.forward_intermediates(images, indices=indices, output_fmt="NCHW")  # type: ignore[operator]
+        return Output(self.model.forward_head(final), dict(zip(self._names, maps, strict=True)))  # type: ignore[operator]
+
+    def _forward_hooks(self, images: Tensor) -> Output:
+        with captured(self.model, self._names) as outputs:
+            logits = self.model(images)
+        if isinstance(logits, (tuple, list)):
+            logits = logits[0]
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return Output(logits, {name: self._as_map(name, outputs[name], size) for name in self._names})
+
+    def _as_map(self, name: str, output: Any, image_size: tuple[int, int]) -> Tensor:
+        """A hooked output as `[B, C, H, W]`."""
+        if isinstance(output, (tuple, list)):
+            output = output[0]
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+            came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"layer {name!r} of {self.name} gives no map: expected [B, C, H, W] or [B, N, C], got {came}."
+            )
+        if output.ndim == 4:
+            return output.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else output
+        tokens = output.shape[1] - self._prefix_tokens
+        return tokens_to_map(output, grid=_grid(tokens, image_size), num_prefix_tokens=self._prefix_tokens)
+
+    def _choose(self, layers: Sequence[str] | None) -> tuple[str, ...]:
+        if layers is None:
+            if not self._listed:
+                raise ValueError(
+                    f"{self.name} lists no layers of its own: pass layers=[…], module names from model.named_modules()."
+                )
+            return tuple(_default_layers(self._listed, self.model))
+        if isinstance(layers, str):
+            raise TypeError(f"layers expects a list of names, got the string {layers!r}: write [{layers!r}].")
+        modules = dict(self.model.named_modules())
+        for name in layers:
+            if name not in self._listed and (name not in modules or not name):
+                raise ValueError(unknown(f"layer of {self.name}", name, [*self._listed, *filter(None, modules)]))
+        if not layers or len(set(layers)) != len(layers):
+            raise ValueError(f"layers expects different names, at least one, got {list(layers)}.")
+        order = {name: i for i, name in enumerate(self._listed or modules)}
+        return tuple(sorted(layers, key=lambda name: order.get(name, len(order))))
+
+
+@contextlib.contextmanager
+def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Outputs of the named modules during the block, by name; the hooks are removed at its end, errors included."""
+    outputs: dict[str, Any] = {}
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for name in names:
+            handles.append(
+                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
+            )
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, num_prefix_tokens: int = 0) -> Tensor:
+    """Patch tokens `[B, N, C]` as a map `[B, C, H, W]`, prefix tokens (class token, registers) dropped.
+
+    Args:
+        tokens: row-major over the grid after `num_prefix_tokens` prefix tokens.
+        grid: (H, W); None takes the square, and refuses where N − prefix is none.
+
+    >>> tokens_to_map(torch.zeros(2, 197, 8), num_prefix_tokens=1).shape
+    torch.Size([2, 8, 14, 14])
+    """
+    if not isinstance(tokens, Tensor) or tokens.ndim != 3:
+        came = f"shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"tokens_to_map expects tokens [B, N, C], got {came}.")
+    count = tokens.shape[1] - num_prefix_tokens
+    if grid is None:
+        side = math.isqrt(max(count, 0))
+        grid = (side, side)
+    height, width = grid
+    if height * width != count or count < 1:
+        raise ValueError(
+            f"tokens_to_map expects N = H·W + prefix tokens, got N = {tokens.shape[1]} with "
+            f"num_prefix_tokens={num_prefix_tokens} for a {height}×{width} grid: {_repair(tokens.shape[1])}"
+        )
+    return tokens[:, num_prefix_tokens:].transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
+
+
+def _repair(tokens: int) -> str:
+    for prefix in range(6):
+        side = math.isqrt(max(tokens - prefix, 0))
+        if side > 1 and side * side == tokens - prefix:
+            return f"pass num_prefix_tokens={prefix} for a {side}×{side} grid."
+    return "pass grid=(H, W) and num_prefix_tokens."
+
+
+def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid of `tokens` patches with the image's aspect ratio, None where there is none."""
+    height = round(math.sqrt(max(tokens, 0) * image_size[0] / image_size[1]))
+    return (height, tokens // height) if height and tokens % height == 0 else None
+
+
+def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: Any) -> nn.Module:
+    import timm
+
+    if name.startswith("local-dir:"):
+        return _create_local(Path(name.removeprefix("local-dir:")), num_classes, **kwargs)
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+        raise ValueError(unknown("timm model", name, timm.list_models()))
+    try:
+        with _hub_offline_without_network():
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except (TypeError, AssertionError, KeyError) as error:
+        raise ValueError(f"timm could not build {name!r} with {kwargs}: {error}") from error
+    except (OSError, RuntimeError) as error:  # huggingface_hub and httpx raise many kinds, all under these two
+        if not pretrained and not name.startswith("hf-hub:"):
+            raise ValueError(f"timm could not build {name!r} with {kwargs}: {error}") from error
+        raise WeightsError(
+            f"weights of {name!r} could not be downloaded (no network, or unknown to the hub): "
+            "pass pretrained=False for random weights, or local-dir:PATH for weights on this disk."
+        ) from error
+
+
+@contextlib.contextmanager
+def _hub_offline_without_network() -> Iterator[None]:
+    """Without a network, weights in the local cache still load and others fail at once, not after a minute of retries."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        constants.HF_HUB_OFFLINE = before or not _resolves(urlsplit(constants.ENDPOINT).hostname or "")
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _resolves(host: str) -> bool:
+    if getproxies():  # names are then the proxy's to resolve
+        return True
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _create_local(path: Path, num_classes: int | None, **kwargs: Any) -> nn.Module:
+    """A model from timm's `local-dir:` layout; safetensors only, nothing is unpickled."""
+    import safetensors
+    import timm
+
+    weights = path / "model.safetensors"
+    for file in (path / "config.json", weights):
+        if not file.is_file():
+            raise WeightsError(f"{path} is no exported model: {file.name} is missing.")
+    try:
+        model = timm.create_model(f"local-dir:{path}", pretrained=False, **kwargs)
+        state = read_safetensors(weights)
+    except (ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as an exported timm model: {error}") from error
+    load_weights(model, state, str(weights))
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+    return model
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU; a damaged file is a WeightsError."""
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state` strictly; a name or shape that does not fit is one clear line."""
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{k}: the model wants {tuple(wanted[k].shape)}, the file has {tuple(state[k].shape)}"
+        for k in wanted.keys() & state.keys()
+        if wanted[k].shape != state[k].shape
+    ]
+    problems = [f"missing {missing[0]} ({len(missing)} in all)"] if missing else []
+    problems += [f"unexpected {extra[0]} ({len(extra)} in all)"] if extra else []
+    problems += [f"{sorted(shapes)[0]} ({len(shapes)} in all)"] if shapes else []
+    if problems:
+        raise WeightsError(f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}.")
+    module.load_state_dict(state)
+
+
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    if not hasattr(model, "pretrained_cfg"):
+        raise ValueError(f"{type(model).__name__} does not say its input size: pass input_size=(C, H, W).")
+    from timm.models import get_model_input_config
+
+    channels, height, width = get_model_input_config(model)["input_size"]
+    return channels, height, width
+
+
+def _listed_layers(model: nn.Module) -> list[str]:
+    """Layers that timm's own intermediates give, in depth order; empty where there is no such interface."""
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        return []
+    return [info["module"] for info in _feature_info(model)]
+
+
+def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
+    info = model.feature_info
+    return info if isinstance(info, list) else list(getattr(info, "info", info))  # type: ignore[arg-type]
+
+
+def _default_layers(listed: list[str], model: nn.Module) -> list[str]:
+    if len(listed) <= DEFAULT_LAYERS:
+        return listed
+    info = _feature_info(model)
+    plain = len({(i["num_chs"], i["reduction"]) for i in info}) == 1
+    if plain:
+        return [listed[round((i + 1) * len(listed) / DEFAULT_LAYERS) - 1] for i in range(DEFAULT_LAYERS)]
+    return listed[-DEFAULT_LAYERS:]

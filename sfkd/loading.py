@@ -1,0 +1,159 @@
+"""Open what a recipe names or a run folder holds: models, distiller, sample images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sfkd.config import Model, Recipe
+from sfkd.data import eval_transform
+from sfkd.distillers import Distiller, create_distiller
+from sfkd.features import Backbone, load_weights, read_safetensors
+from sfkd.runs import RunError, RunFolder
+
+DEMO = Path(__file__).parent / "demo"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, in eval mode on the CPU.
+
+    Attributes:
+        path: its folder.
+        teacher: None for a run without one.
+        student: the trained student.
+        baseline: the same student trained alone, None where the recipe did not ask for it.
+        distiller: with its trained parts.
+        config: the recipe.
+        metrics: rows of metrics.csv.
+    """
+
+    path: Path
+    teacher: Backbone | None
+    student: Backbone
+    baseline: Backbone | None
+    distiller: Distiller
+    config: Recipe
+    metrics: list[dict[str, float]]
+
+    @property
+    def top1(self) -> dict[str, float]:
+        """Last test top-1 in percent by role: teacher, baseline, student; those that the folder knows."""
+        folder = RunFolder(self.path)
+        rows = {"teacher": folder.nested("teacher"), "baseline": folder.nested("baseline"), "student": folder}
+        found = {role: run.metrics() for role, run in rows.items() if run is not None}
+        return {role: metrics[-1]["top1"] for role, metrics in found.items() if metrics}
+
+
+def build_model(spec: Model, config: Recipe) -> Backbone:
+    """The backbone that a recipe names, with the recipe's classes and input."""
+    if spec.run is not None:
+        folder = RunFolder(spec.run)
+        folder.recipe()
+        if not folder.finished:
+            raise RunError(f"{spec.run} has not finished training: run `sfkd train` on its recipe again to go on.")
+        return Backbone(f"local-dir:{folder.student}", layers=spec.layers)
+    channels, height, width = config.data.input_size
+    kwargs: dict[str, Any] = {"num_classes": config.data.num_classes, "in_chans": channels} | spec.kwargs
+    model = Backbone(spec.name, pretrained=spec.pretrained, layers=spec.layers, **kwargs)
+    # convolutional nets take any size and keep reporting the one of their weights
+    model.input_size = (channels, height, width)
+    return model
+
+
+def build_teacher(config: Recipe, folder: RunFolder) -> Backbone | None:
+    """The recipe's teacher: the one trained in `teacher/` of the run where there is one."""
+    if config.teacher is None:
+        return None
+    nested = folder.nested("teacher")
+    if config.teacher.schedule is not None and nested is not None:
+        return build_model(Model(run=str(nested.path), layers=config.teacher.layers), config)
+    return build_model(config.teacher, config)
+
+
+def build_distiller(config: Recipe, student: Backbone, teacher: Backbone | None) -> Distiller:
+    """The recipe's distiller around these models."""
+    options = {"label_smoothing": config.schedule.label_smoothing} | config.method.options
+    return create_distiller(config.method.name, student=student, teacher=teacher, **options)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a finished run folder. Nothing is unpickled and nothing is downloaded that the recipe does not ask for.
+
+    Raises:
+        RunError (a ValueError): no folder, no run, not finished. WeightsError: weights that are damaged or do not fit.
+    """
+    folder = RunFolder(path)
+    config = folder.recipe()
+    if not folder.finished:
+        raise RunError(f"{path} has not finished training: run `sfkd train` on its recipe again to go on.")
+    teacher = build_teacher(config, folder)
+    student = build_model(Model(run=str(path), layers=config.student.layers), config)
+    nested = folder.nested("baseline")
+    baseline = build_model(Model(run=str(nested.path), layers=config.student.layers), config) if nested else None
+    distiller = build_distiller(config, student, teacher)
+    if own := distiller.extra_state():
+        saved = read_safetensors(folder.distiller)
+        models = {name: value for name, value in distiller.state_dict().items() if name not in own}
+        load_weights(distiller, models | saved, str(folder.distiller))
+    distiller.eval()
+    if baseline is not None:
+        baseline.eval()
+    return Run(Path(path), teacher, student, baseline, distiller, config, folder.metrics())
+
+
+class Samples(NamedTuple):
+    """Sample images of the bundled run, normalised for its models.
+
+    `images` `[N, C, H, W]` with `labels` `[N]` from the test set, `classes` their names; `photographs` name → `[C, H, W]`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    photographs: dict[str, Tensor]
+
+
+class Demo(NamedTuple):
+    """The bundled run and its sample images."""
+
+    run: Run
+    samples: Samples
+
+
+@lru_cache(maxsize=1)
+def load_demo() -> Demo:
+    """The bundled pair: a CNN teacher, a windowed-transformer student distilled with SFKD, the same student alone. Offline.
+
+    See `sfkd/demo/README.md` for data, recipe and numbers.
+    """
+    run = load_run(DEMO)
+    return Demo(run, load_samples(DEMO / "samples", run.config))
+
+
+def load_samples(folder: Path, config: Recipe) -> Samples:
+    """A sheet of test images with labels, and photographs, through the recipe's test transform."""
+    from PIL import Image
+    from torchvision.transforms.v2 import functional
+
+    described = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    transform = eval_transform(config.data.input_size, config.data.mean, config.data.std)
+    side, columns = described["side"], described["columns"]
+    with Image.open(folder / "test_images.png") as sheet:
+        pixels = functional.pil_to_tensor(sheet.convert("L"))
+    cells = [divmod(i, columns) for i in range(len(described["labels"]))]
+    images = [
+        transform(pixels[:, row * side : (row + 1) * side, column * side : (column + 1) * side])
+        for row, column in cells
+    ]
+    photographs = {}
+    for path in sorted(folder.glob("*.jpg")):
+        with Image.open(path) as photograph:
+            photographs[path.stem] = transform(photograph.convert("RGB"))
+    return Samples(torch.stack(images), torch.tensor(described["labels"]), described["classes"], photographs)

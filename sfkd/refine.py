@@ -1,0 +1,109 @@
+"""DS2S: dual-stream dual-stage refinement of wavelet sub-bands.
+
+That there are two streams and two stages, and that they work on the sub-bands, is the paper's (arXiv 2607.01906).
+What each stage computes was not published: the form below is ours, chosen to be small and to start as the identity.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfkd.wavelet import Detail, SubBands
+
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+class DS2SStages(NamedTuple):
+    """Sub-bands before and after each stage. In each, the low stream is `.approximation`, the high stream `.details`."""
+
+    input: SubBands
+    within: SubBands
+    across: SubBands
+
+
+class DS2S(nn.Module):
+    """Refine sub-bands of maps `[B, C, H, W]` in two streams (low: A_J; high: all details) and two stages.
+
+    1. *within* a band: b ← b + DW₃ₓ₃(b), a depthwise convolution per band.
+    2. *across* bands and streams: the three orientations of a level are mixed per channel, d ← d + M_c d, then a channel
+       gate 1 + tanh(MLP(s)) scales every band, where s pools *both* streams (mean and RMS of A_J, RMS of each level).
+
+    All residuals are zero at initialisation, so DS2S starts as the identity (our choice).
+
+    Args:
+        channels: C.
+        levels: J of the sub-bands it will be given; 0 leaves the low stream alone.
+
+    Raises:
+        ValueError: sub-bands with another number of levels or channels.
+
+    >>> from sfkd.wavelet import decompose
+    >>> bands = decompose(torch.randn(2, 4, 8, 8), levels=2)
+    >>> torch.equal(DS2S(4, 2)(bands).approximation, bands.approximation)
+    True
+    """
+
+    def __init__(self, channels: int, levels: int = 2) -> None:
+        super().__init__()
+        if channels < 1 or levels < 0:
+            raise ValueError(f"DS2S expects channels ≥ 1 and levels ≥ 0, got {channels} and {levels}.")
+        self.channels, self.levels = channels, levels
+        self.low = _zeroed(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False))
+        self.high = nn.ModuleList(
+            _zeroed(nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False))
+            for _ in range(levels)
+        )
+        self.mixing = nn.Parameter(torch.zeros(levels, channels, 3, 3))
+        hidden = max(8, channels // 8)
+        self.squeeze = nn.Linear((2 + levels) * channels, hidden)
+        self.excite = _zeroed(nn.Linear(hidden, (1 + levels) * channels))
+
+    def forward(self, bands: SubBands) -> SubBands:
+        """The refined sub-bands, of the same shapes."""
+        return self.stages(bands).across
+
+    def stages(self, bands: SubBands) -> DS2SStages:
+        """Every stage of both streams by name."""
+        if bands.levels != self.levels or bands.approximation.shape[1] != self.channels:
+            raise ValueError(
+                f"this DS2S expects {self.channels} channels and {self.levels} level(s), got "
+                f"{bands.approximation.shape[1]} and {bands.levels}: build DS2S(channels, bands.levels) for these maps."
+            )
+        within = self._within(bands)
+        return DS2SStages(bands, within, self._across(within))
+
+    def _within(self, bands: SubBands) -> SubBands:
+        a = bands.approximation
+        details = []
+        for detail, convolution in zip(bands.details, self.high, strict=True):
+            stacked = torch.cat(detail, dim=1)
+            details.append(Detail(*(stacked + convolution(stacked)).chunk(3, dim=1)))
+        return bands.replaced(a + self.low(a), details)
+
+    def _across(self, bands: SubBands) -> SubBands:
+        a = bands.approximation
+        mixed = []
+        for detail, matrix in zip(bands.details, self.mixing, strict=True):
+            stacked = torch.stack(detail, dim=2)  # [B, C, 3, h, w]
+            mixed.append(stacked + torch.einsum("coi,bcihw->bcohw", matrix, stacked))
+        pooled = [a.mean((-2, -1)), _rms(a, (-2, -1)), *(_rms(d, (-3, -2, -1)) for d in mixed)]
+        gates = 1 + torch.tanh(self.excite(nn.functional.gelu(self.squeeze(torch.cat(pooled, dim=1)))))
+        low_gate, *high_gates = gates.chunk(1 + self.levels, dim=1)
+        details = [
+            Detail(*(d * gate[:, :, None, None, None]).unbind(2)) for d, gate in zip(mixed, high_gates, strict=True)
+        ]
+        return bands.replaced(a * low_gate[:, :, None, None], details)
+
+
+def _zeroed(module: _M) -> _M:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def _rms(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return (x.square().mean(dims) + 1e-12).sqrt()  # the constant keeps the gradient finite on a zero map

@@ -1,0 +1,244 @@
+"""A run folder: what lies where, written so that a kill at any moment leaves nothing half done.
+
+config.yaml            the recipe, every default written out
+student/               timm's local-dir layout (config.json, model.safetensors)
+distiller.safetensors  the distiller's own tensors: projections, refiners, statistics
+metrics.csv            a row an epoch
+environment.json       versions, commit, seed, global batch, machine
+checkpoint.safetensors everything needed to go on; removed from exports
+teacher/, baseline/    complete run folders of their own, where the recipe trains these
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from sfkd.config import Recipe, dump_recipe, load_recipe
+from sfkd.features import WeightsError, read_safetensors
+
+_EXPORTED = ("config.yaml", "distiller.safetensors", "metrics.csv", "environment.json", "README.md")
+_PACKAGES = ("torch", "torchvision", "timm", "ptwt", "PyWavelets", "accelerate", "numpy")
+
+
+class RunError(ValueError):
+    """A folder that is no run, or no run that can go on; the message says why."""
+
+
+class Checkpoint(NamedTuple):
+    """Full state after `epoch` finished epochs; `tensors` by name, `state` plain values."""
+
+    epoch: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """Paths and files of one run. Knows nothing of models or methods."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def student(self) -> Path:
+        return self.path / "student"
+
+    @property
+    def distiller(self) -> Path:
+        return self.path / "distiller.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its last epoch."""
+        return (self.student / "model.safetensors").is_file()
+
+    def nested(self, role: str) -> RunFolder | None:
+        """The run in `teacher/` or `baseline/`, None where there is none."""
+        folder = RunFolder(self.path / role)
+        return folder if (folder.path / "config.yaml").is_file() else None
+
+    def recipe(self) -> Recipe:
+        """The recipe in `config.yaml`."""
+        if not self.path.is_dir():
+            raise RunError(f"no run folder at {self.path}: pass a folder that `sfkd train` made.")
+        if not (self.path / "config.yaml").is_file():
+            raise RunError(f"{self.path} is no run folder: config.yaml is missing.")
+        return load_recipe(self.path / "config.yaml")
+
+    def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
+        """Create the folder; refuse to go on in one that another recipe began, and show the difference."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if (self.path / "config.yaml").is_file():
+            changes = _difference(self.recipe(), recipe)
+            if changes:
+                raise RunError(
+                    f"{self.path} was begun with another recipe ({'; '.join(changes)}): "
+                    "choose another out=…, or delete the folder to start anew."
+                )
+            return
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_atomically(self.path / "config.yaml", dump_recipe(recipe))
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of `metrics.csv` as numbers."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+    def write_metrics(self, rows: list[dict[str, float]]) -> None:
+        """Replace `metrics.csv`; columns are those of the first row, in order."""
+        lines = [",".join(rows[0])] + [",".join(_number(row.get(k)) for k in rows[0]) for row in rows]
+        write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """One file, written beside and renamed over the last: there is always one whole checkpoint."""
+        meta = {"state": json.dumps(checkpoint.state), "epoch": str(checkpoint.epoch)}
+        save_safetensors(self.path / "checkpoint.safetensors", checkpoint.tensors, meta)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, None where there is none."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.is_file():
+            return None
+        from safetensors import safe_open
+
+        tensors = read_safetensors(path)
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+        if not {"epoch", "state"} <= meta.keys():
+            raise WeightsError(f"{path} is no checkpoint of this program: epoch and state are missing.")
+        return Checkpoint(int(meta["epoch"]), tensors, json.loads(meta["state"]))
+
+    # -- export -------------------------------------------------------------------------------------------------------
+
+    def export(self, destination: str | Path) -> RunFolder:
+        """Copy what is needed to inspect and use the run, without checkpoints, nested runs included."""
+        if not self.finished:
+            raise RunError(f"{self.path} has not finished training: run `sfkd train` on its recipe again to go on.")
+        target = RunFolder(destination)
+        target.path.mkdir(parents=True, exist_ok=True)
+        for name in _EXPORTED:
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, target.path / name)
+        shutil.copytree(self.student, target.student, dirs_exist_ok=True)
+        for role in ("teacher", "baseline"):
+            if nested := self.nested(role):
+                nested.export(target.path / role)
+        return target
+
+
+def save_model(model: nn.Module, folder: Path, data: Any) -> None:
+    """Save a timm model in timm's `local-dir:` layout, so that `timm.create_model("local-dir:…")` opens it."""
+    from timm.models import save_for_hf
+
+    if not hasattr(model, "pretrained_cfg"):
+        raise RunError(f"{type(model).__name__} is no timm model: save its state_dict() yourself.")
+    data_config = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": 1.0}
+    with _written_beside(folder) as beside:
+        save_for_hf(model, str(beside), safe_serialization=True, data_config=data_config)
+
+
+def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Atomic `safetensors` file."""
+    from safetensors.torch import save_file
+
+    with _written_beside(path) as beside:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: readers see the old text or the new, never half of it."""
+    with _written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield beside
+        if path.is_dir():
+            shutil.rmtree(path)
+        beside.replace(path)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def environment(seed: int, global_batch: int, processes: int, device: str) -> dict[str, Any]:
+    """Versions, commit, seed, global batch and machine of a run."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "seed": seed,
+        "global_batch": global_batch,
+        "processes": processes,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, "+" where it has changes."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return commit + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _difference(before: Recipe, now: Recipe) -> list[str]:
+    """`key: before → now` for what differs; where the run lies does not matter."""
+    old, new = (_flat(yaml.safe_load(dump_recipe(r))) for r in (before, now))
+    keys = [k for k in {**old, **new} if k != "out" and old.get(k) != new.get(k)]
+    return [f"{k}: {old.get(k)!r} → {new.get(k)!r}" for k in keys]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
