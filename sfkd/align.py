@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ChannelStandardize(nn.Module):
-    """Per-channel standardisation of `[B, C, H, W]` by running mean and variance; no parameter, no gradient to the statistics.
+    """Per-channel standardisation of `[B, C, H, W]` by running mean and variance, without parameters or their gradient.
 
     In training mode the statistics are updated before they are used: exact over the first `window` batches, exponential
     after, and averaged over all processes. Our choice: a target whose scale cannot be trained away.
@@ -49,7 +49,10 @@ class ChannelStandardize(nn.Module):
 
 
 class TeacherTarget(nn.Module):
-    """The teacher's maps as a fixed target: standardised per channel, then, where wider than `width`, a seeded orthogonal projection."""
+    """The teacher's maps as a fixed target.
+
+    Standardised per channel, then, where wider than `width`, reduced by a seeded orthogonal projection.
+    """
 
     projection: Tensor | None
 
@@ -70,7 +73,10 @@ class TeacherTarget(nn.Module):
 
 
 class StudentProjection(nn.Sequential):
-    """A trainable 1×1 convolution to the target's width, then normalisation per image (no batch statistics, so the same on one process or many)."""
+    """A trainable 1×1 convolution to the target's width, then normalisation per image.
+
+    No batch statistics, so that one process and many compute the same.
+    """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(1, width))
@@ -79,8 +85,8 @@ class StudentProjection(nn.Sequential):
 def common_grid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps on the smaller of the two grids, by area averaging.
 
-    Averaging aliases: 8 cycles on a 56 grid reappear as 6 on a 14 grid with 56 % of their amplitude. Cheap and good enough
-    for a loss; measures that compare frequencies across grids should crop in the Fourier domain instead.
+    Averaging aliases: 8 cycles on a 56 grid reappear as 6 on a 14 grid with 56 % of their amplitude. Good enough for
+    a loss; measures that compare frequencies across grids should crop in the Fourier domain instead.
     """
     grid = (min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1]))
     return _pooled(a, grid), _pooled(b, grid)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from sfkd.config import load_recipe
-from sfkd.distillers import list_distillers
 from sfkd.distillers import distiller_options as options_of
+from sfkd.distillers import list_distillers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for role, model in models.items():
         if model is not None:
             hits = count_hits(model.to(args.device), loader, args.device).item()
-            print(f"{role}: top-1 {100 * hits / len(test_set):.2f} % ({hits:.0f} of {len(test_set)})")  # type: ignore[arg-type]
+            print(f"{role}: top-1 {100 * hits / len(test_set):.2f} % ({hits:.0f} of {len(test_set)})")  # type: ignore
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ class RecipeError(ValueError):
 
 @dataclass(config=_STRICT, kw_only=True)
 class Schedule:
-    """Length and optimiser of a training. Learning rate: linear warm-up, then cosine to `min_lr`, stepped every batch."""
+    """Length and optimiser of a training. Learning rate: linear warm-up, then cosine to `min_lr`, every batch."""
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=1, description="per process")
@@ -73,7 +73,7 @@ class Method:
 
 @dataclass(config=_STRICT, kw_only=True)
 class Data:
-    """Images. `name` and `root` as in timm's data-set factory (`torch/cifar100`, a folder, `hfds/…`), or idx files in `root`."""
+    """Images: `name` and `root` as in timm's factory (`torch/cifar100`, a folder, `hfds/…`), or idx files in `root`."""
 
     name: str
     root: str

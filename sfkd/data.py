@@ -38,7 +38,7 @@ class IndexedDataset(Dataset[tuple[Tensor, int, int]]):
 
 
 class IdxImages(Dataset[tuple[Tensor, int]]):
-    """Images and labels of a pair of idx files (MNIST's format), gzipped or not, held as uint8: `(image [1, H, W], label)`."""
+    """`(uint8 image [1, H, W], label)` from a pair of idx files (MNIST's format), gzipped or not."""
 
     def __init__(self, root: str | Path, split: Split) -> None:
         prefix = "train" if split == "train" else "t10k"
@@ -73,7 +73,10 @@ def create_dataset(data: Data, split: Split) -> Dataset[tuple[Tensor, int, int]]
 
 
 def eval_transform(input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    """PIL image or uint8 tensor → normalised `[C, H, W]`: larger images resized and centre-cropped, smaller ones zero-padded."""
+    """PIL image or uint8 tensor → normalised `[C, H, W]`.
+
+    Larger images are resized and centre-cropped, smaller ones zero-padded.
+    """
     from torchvision.transforms import v2
 
     channels, height, width = input_size
@@ -81,7 +84,7 @@ def eval_transform(input_size: tuple[int, int, int], mean: tuple[float, ...], st
 
 
 def train_transform(data: Data) -> Any:
-    """The training transform: "none", "crop" (random crop after 4 pixels of padding, flip), or timm's for "imagenet"."""
+    """The training transform: "none", "crop" (4 pixels of padding, random crop, flip), or timm's for "imagenet"."""
     from torchvision.transforms import v2
 
     channels, height, width = data.input_size

@@ -1,7 +1,7 @@
 """Any model as logits and named maps `[B, C, H, W]`, without touching its code.
 
-timm models give their own intermediates (`forward_intermediates`); every other module, and every layer that timm does not
-list, is read by forward hooks that live for one call.
+timm models give their own intermediates (`forward_intermediates`); every other module, and every layer that timm does
+not list, is read by forward hooks that live for one call.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Backbone(nn.Module):
         model: a timm name (`"resnet18"`, `"hf-hub:…"`, `"local-dir:…"`), or any `nn.Module` that returns logits `[B, K]`.
         pretrained: download weights (timm names only; `local-dir:` weights are always read).
         num_classes: classes of the head; None keeps the model's own.
-        layers: names of the layers to capture. Default for timm models: the last map of every stage (the last four where
-            there are more), and for plain transformers and MLPs the ends of four equal parts of their depth (our choice).
-            Any module name works. Required for other modules.
+        layers: names of the layers to capture. Default for timm models: the last map of every stage (the last four
+            where there are more), and for plain transformers and MLPs the ends of four equal parts of their depth (our
+            choice). Any module name works. Required for other modules.
         input_size: `(C, H, W)` of an `nn.Module` that is not timm's; timm models know theirs.
-        num_prefix_tokens: class tokens and registers before the patch tokens; None reads the model's own attribute, else 0.
+        num_prefix_tokens: class tokens and registers before the patch tokens; None reads the model's own, else 0.
         **model_kwargs: passed to `timm.create_model`.
 
     Raises:
-        ValueError: unknown model or layer, with the nearest names. WeightsError: weights that cannot be downloaded or read.
+        ValueError: unknown model or layer, with the nearest names. WeightsError: weights that cannot be had.
 
     >>> model = Backbone("resnet18", num_classes=10)
     >>> [layer.name for layer in model.layers]
@@ -118,15 +118,15 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """Logits and maps of `images` `[B, C, H, W]`."""
         if all(name in self._listed for name in self._names):
-            return self._forward_timm(images)
-        return self._forward_hooks(images)
+            return self._timm_intermediates(images)
+        return self._hooked(images)
 
-    def _forward_timm(self, images: Tensor) -> Output:
+    def _timm_intermediates(self, images: Tensor) -> Output:
         indices = [self._listed.index(name) for name in self._names]
         final, maps = self.model.forward_intermediates(images, indices=indices, output_fmt="NCHW")  # type: ignore[operator]
         return Output(self.model.forward_head(final), dict(zip(self._names, maps, strict=True)))  # type: ignore[operator]
 
-    def _forward_hooks(self, images: Tensor) -> Output:
+    def _hooked(self, images: Tensor) -> Output:
         with captured(self.model, self._names) as outputs:
             logits = self.model(images)
         if isinstance(logits, (tuple, list)):
@@ -231,7 +231,7 @@ def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: A
         return _create_local(Path(name.removeprefix("local-dir:")), num_classes, **kwargs)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if not name.startswith("hf-hub:") and not timm.is_model(name.split(".")[0]):
+    if not name.startswith("hf-hub:") and not timm.is_model(name.partition(".")[0]):
         raise ValueError(unknown("timm model", name, timm.list_models()))
     try:
         with _hub_offline_without_network():
@@ -286,7 +286,7 @@ def _create_local(path: Path, num_classes: int | None, **kwargs: Any) -> nn.Modu
         raise WeightsError(f"{path} cannot be read as an exported timm model: {error}") from error
     load_weights(model, state, str(weights))
     if num_classes is not None and num_classes != model.num_classes:
-        model.reset_classifier(num_classes)
+        model.reset_classifier(num_classes)  # type: ignore[operator]
     return model
 
 

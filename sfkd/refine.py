@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sfkd.wavelet import Detail, SubBands
 
-
 _M = TypeVar("_M", bound=nn.Module)
 
 

@@ -1,7 +1,7 @@
 """The training loop, on Accelerate: one process or many, CPU or GPU, the same recipe.
 
-Everything random in an epoch is a function of (seed, epoch, process), so a run that was killed and resumed ends with the
-weights of one that was not.
+Everything random in an epoch is a function of (seed, epoch, process), so a run that was killed and resumed ends with
+the weights of one that was not.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Training:
         teacher = build_teacher(recipe, folder)
         self.distiller = build_distiller(recipe, student, teacher)
         self.train_set, self.test_set = (create_dataset(recipe.data, split) for split in ("train", "test"))
-        self.sampler = DistributedSampler(
+        self.sampler: DistributedSampler[Any] = DistributedSampler(
             self.train_set,  # type: ignore[arg-type]
             num_replicas=accelerator.num_processes,
             rank=accelerator.process_index,
@@ -154,8 +154,8 @@ class _Training:
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingDiverged(
-                f"{self.recipe.out}: {' and '.join(broken[1:] or broken)} became NaN or infinite in epoch {epoch}. The state "
-                f"after epoch {epoch - 1} is kept; lower schedule.lr or the weight of that part in method.options."
+                f"{self.recipe.out}: {' and '.join(broken[1:] or broken)} became NaN or infinite in epoch {epoch}. "
+                f"The state after epoch {epoch - 1} is kept; lower schedule.lr or the weight of that part."
             )
         return means
 

@@ -26,7 +26,8 @@ ORIENTATIONS = ("horizontal", "vertical", "diagonal")
 class Detail(NamedTuple):
     """The three detail sub-bands of one level, each `[..., h, w]`, in PyWavelets' order.
 
-    `horizontal` (alias `LH`) responds to horizontal edges, `vertical` (`HL`) to vertical ones, `diagonal` (`HH`) to both.
+    `horizontal` (alias `LH`) responds to horizontal edges, `vertical` (`HL`) to vertical ones, `diagonal` (`HH`) to
+    both.
     """
 
     horizontal: Tensor
@@ -164,7 +165,8 @@ def reconstruct(bands: SubBands) -> Tensor:
         return bands.approximation
     height, width = bands.shape
     with float32_island(bands.approximation):
-        x = ptwt.waverec2((bands.approximation, *bands.details), _wavelet(bands.wavelet))
+        details = (ptwt.WaveletDetailTuple2d(*detail) for detail in bands.details)
+        x = ptwt.waverec2((bands.approximation, *details), _wavelet(bands.wavelet))
     return x[..., :height, :width]
 
 

@@ -14,7 +14,7 @@ UNLABELLED = -1
 
 
 class Result(NamedTuple):
-    """`loss` is the weighted sum to differentiate; `parts` the unweighted terms by name, detached; `logits` the student's."""
+    """`loss` is the weighted sum to differentiate, `parts` its unweighted terms, detached, `logits` the student's."""
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -29,7 +29,7 @@ class Term(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """A student, a frozen teacher and a loss. A method overrides `terms` and, if it has trainable parts, adds them.
+    """A student, a frozen teacher and a loss. A method overrides `terms`, and adds trainable parts if it has any.
 
     The teacher is kept in eval mode and runs under `no_grad`: nothing of its graph is stored, its statistics never move.
 
@@ -71,7 +71,10 @@ class Distiller(nn.Module):
         return self
 
     def forward(self, images: Tensor, targets: Tensor, index: Tensor | None = None) -> Result:
-        """Loss on `images` `[B, C, H, W]`; `targets` `[B]`, −1 = unlabelled; `index` `[B]` sample numbers, for methods with a memory."""
+        """Loss on `images` `[B, C, H, W]`.
+
+        `targets` `[B]`, −1 = unlabelled; `index` `[B]` sample numbers, for methods with a memory.
+        """
         student = self.student(images)
         terms = {"ce": Term(self.ce_weight, self.cross_entropy(student.logits, targets))}
         if self.teacher is not None and self.needs_teacher:

@@ -15,9 +15,9 @@ from sfkd.losses import hint_loss
 class FitNet(KD):
     """KD + hint_weight · mean squared difference of the maps after a trainable 1×1 convolution on the student's side.
 
-    After Romero et al., ICLR 2015, which has one hint layer and no logit term in that stage. Ours: every paired layer, the
-    teacher standardised per channel so that no layer rules by its scale, and unequal grids averaged to the smaller, so that
-    it runs on every pair.
+    After Romero et al., ICLR 2015, which has one hint layer and no logit term in that stage. Ours: every paired layer,
+    the teacher standardised per channel so that no layer rules by its scale, and unequal grids averaged to the smaller,
+    so that it runs on every pair.
     """
 
     def __init__(
