@@ -21,10 +21,11 @@ FrequencyUnit = Literal["cycles/pixel", "cycles/image", "pi"]
 
 
 class RadialProfile(NamedTuple):
-    """Mean power per ring. `frequency` `[R]` in `unit`, `power` `[..., R]`."""
+    """Mean power per ring: `frequency` `[R]` in `unit`, `power` `[..., R]`, `count` `[R]` coefficients in each ring."""
 
     frequency: Tensor
     power: Tensor
+    count: Tensor
     unit: FrequencyUnit
 
 
@@ -76,7 +77,7 @@ def radial_profile(power: Tensor, *, unit: FrequencyUnit = "cycles/pixel") -> Ra
     ring, count = ring.to(power.device), count.to(power)
     totals = power.new_zeros(*power.shape[:-2], len(count)).index_add_(-1, ring, power.flatten(-2))
     scale = {"cycles/image": 1.0, "cycles/pixel": 1 / max(shape), "pi": 2 / max(shape)}[unit]
-    return RadialProfile(cycles.to(power) * scale, totals / count, unit)
+    return RadialProfile(cycles.to(power) * scale, totals / count, count, unit)
 
 
 @lru_cache(maxsize=64)

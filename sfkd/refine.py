@@ -65,6 +65,11 @@ class DS2S(nn.Module):
         """The refined sub-bands, of the same shapes."""
         return self.stages(bands).across
 
+    def is_identity(self) -> bool:
+        """Whether all residuals are still zero, as at initialisation."""
+        residuals = [self.low.weight, self.mixing, self.excite.weight, self.excite.bias, *(c.weight for c in self.high)]
+        return not any(bool(r.detach().any()) for r in residuals)  # type: ignore[operator, union-attr]
+
     def stages(self, bands: SubBands) -> DS2SStages:
         """Every stage of both streams by name."""
         if bands.levels != self.levels or bands.approximation.shape[1] != self.channels:

@@ -1,0 +1,108 @@
+"""DS2S as it acts on images: the sub-bands of both streams before and after each stage, beside the teacher's target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sfkd.distillers.sfkd import SFKD, LayerView
+from sfkd.wavelet import SubBands
+from sfkd_viz.measures.inputs import Channel, as_maps, channel_loading, project
+from sfkd_viz.measures.subbands import BandImages, band_images, energy_of
+
+STAGES = ("target", "input", "within", "across")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """DS2S of one layer pair on some images.
+
+    Attributes:
+        student_layer, teacher_layer: the pair. trained: False where DS2S is still the identity it starts as.
+        stages: "target" (the teacher's raw bands), "input" (the student's), "within" (after stage 1), "across" (after
+            stage 2) → pictures of the sub-bands, in the units of the standardised target.
+        gain: stage → band → energy after the stage over energy before it (stage 1 "within", stage 2 "across").
+        error: "input", "within", "across" → band → ‖S − T‖² / ‖T‖², energy-weighted over images and channels.
+    """
+
+    student_layer: str
+    teacher_layer: str
+    trained: bool
+    stages: dict[str, BandImages]
+    gain: dict[str, dict[str, float]]
+    error: dict[str, dict[str, float]]
+
+
+def ds2s(distiller_or_run: Any, images: Any, *, layer: str | None = None, channel: Channel = "energy") -> Refinement:
+    """Every stage of both DS2S streams for one layer.
+
+    Args:
+        distiller_or_run: an `sfkd` distiller, or a run that has one.
+        images: `[B, C, H, W]` or `[C, H, W]`, normalised for the models.
+        layer: the student's layer; default the first.
+        channel: of the aligned maps, as in `subbands`; principal components are the target's, applied to all stages.
+
+    Raises:
+        TypeError: no SFKD distiller. ValueError: a layer that it does not pair.
+    """
+    distiller = getattr(distiller_or_run, "distiller", distiller_or_run)
+    if not isinstance(distiller, SFKD):
+        raise TypeError(
+            f"ds2s expects an sfkd distiller or a run of one, got {type(distiller).__name__}: other methods have no DS2S."
+        )
+    pairs = dict(distiller.pairs)
+    layer = next(iter(pairs)) if layer is None else layer
+    if layer not in pairs:
+        raise ValueError(f"layer {layer!r} is not paired; choose one of {', '.join(pairs)}.")
+    reference = next(distiller.parameters())
+    view = distiller.inspect(as_maps(images, "images").to(reference.device, reference.dtype))[layer]
+    module = distiller.spatial_frequency[list(pairs).index(layer)]
+    return refinement_of(
+        view,
+        student_layer=layer,
+        teacher_layer=pairs[layer],
+        trained=not module.refine.is_identity(),  # type: ignore[operator, union-attr]
+        asked_levels=distiller.asked_levels,
+        channel=channel,
+    )
+
+
+def refinement_of(
+    view: LayerView,
+    *,
+    student_layer: str,
+    teacher_layer: str,
+    trained: bool,
+    asked_levels: int,
+    channel: Channel = "energy",
+) -> Refinement:
+    """`Refinement` of a ready `LayerView`."""
+    bands = {"target": view.target, **view.stages._asdict()}
+    bands = {stage: b.map(lambda t: t.cpu()) for stage, b in bands.items()}
+    energies = {stage: energy_of(b).energy for stage, b in bands.items()}
+    before = {"within": "input", "across": "within"}
+    gain = {after: _ratio(energies[after], energies[b]) for after, b in before.items()}
+    error = {s: _ratio(energy_of(_minus(bands[s], bands["target"])).energy, energies["target"]) for s in STAGES[1:]}
+    pictures = {stage: _pictures(b, view.teacher.cpu(), channel, asked_levels) for stage, b in bands.items()}
+    return Refinement(student_layer, teacher_layer, trained, pictures, gain, error)
+
+
+def _pictures(bands: SubBands, target: torch.Tensor, channel: Channel, asked_levels: int) -> BandImages:
+    loading, label = channel_loading(target, channel)
+    signed = loading is not None
+    chosen = bands if loading is None else bands.map(lambda b: project(b[:1], loading))
+    images = band_images(chosen, signed=signed, scale=1.0)
+    return BandImages(images, bands.shape, label, signed, bands.wavelet, bands.levels, asked_levels)
+
+
+def _ratio(above: dict[str, float], below: dict[str, float]) -> dict[str, float]:
+    return {name: above[name] / below[name] if below[name] > 0 else float("nan") for name in above}
+
+
+def _minus(a: SubBands, b: SubBands) -> SubBands:
+    others = dict(b.items())
+    differences = {name: band - others[name] for name, band in a.items()}
+    names = iter(differences)
+    return a.map(lambda _: differences[next(names)])

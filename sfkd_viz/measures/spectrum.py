@@ -1,0 +1,80 @@
+"""Fourier energy of feature maps: over the plane, and over rings of equal frequency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfkd.fourier import FrequencyUnit, power_spectrum, radial_profile
+from sfkd_viz.measures.inputs import Feature, as_maps
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean power spectrum of maps, |FFT|² ortho, zero frequency in the middle.
+
+    Attributes:
+        power: `[H, W]`, mean over images and channels; its sum is the mean energy of a map (Parseval).
+        images, channels: how many were averaged.
+    """
+
+    power: np.ndarray
+    images: int
+    channels: int
+
+    @property
+    def share(self) -> np.ndarray:
+        """`power` divided by its sum: comparable between models whose features differ in scale. 0 for a zero map."""
+        total = self.power.sum()
+        return self.power / total if total > 0 else self.power
+
+    @property
+    def frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vertical and horizontal frequency of rows and columns, cycles/pixel."""
+        rows, columns = (np.fft.fftshift(np.fft.fftfreq(n)) for n in self.power.shape)
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class RadialSpectrum:
+    """Energy per ring, one cycle/image wide: `frequency` `[R]` in `unit`, mean `power` `[R]`, `share` `[R]` of the total.
+
+    "cycles/image" compares image content across grids; "cycles/pixel" and "pi" compare what filters do on each grid (π is
+    28 cycles/image on a 56 grid, 7 on a 14 grid).
+    """
+
+    frequency: np.ndarray
+    power: np.ndarray
+    share: np.ndarray
+    unit: FrequencyUnit
+    shape: tuple[int, int]
+
+
+def spectrum(feat: Feature) -> Spectrum:
+    """Mean power spectrum |FFT(x)|² (ortho) of `feat` over images and channels.
+
+    >>> float(spectrum(np.ones((4, 4))).share[2, 2])
+    1.0
+    """
+    if isinstance(feat, Spectrum):
+        return feat
+    x = as_maps(feat)
+    return Spectrum(power_spectrum(x).mean((0, 1)).numpy(), x.shape[0], x.shape[1])
+
+
+def radial_spectrum(feat: Feature, *, unit: FrequencyUnit = "cycles/image") -> RadialSpectrum:
+    """Mean power and share of energy per ring (`sfkd.radial_profile`), of a feature or of a ready `Spectrum`.
+
+    >>> round(float(radial_spectrum(np.eye(8)).share.sum()), 6)
+    1.0
+    """
+    import torch
+
+    measured = spectrum(feat)
+    rings = radial_profile(torch.from_numpy(measured.power), unit=unit)
+    power, total = rings.power.numpy(), measured.power.sum()
+    height, width = measured.power.shape
+    in_ring = power * rings.count.numpy()
+    share = in_ring / total if total > 0 else in_ring
+    return RadialSpectrum(rings.frequency.numpy(), power, share, unit, (height, width))

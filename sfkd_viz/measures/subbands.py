@@ -1,0 +1,96 @@
+"""Wavelet sub-bands of feature maps: pictures and energies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sfkd.wavelet import Mode, SubBands, decompose
+from sfkd_viz.measures.inputs import Channel, Feature, as_maps, reduce_channels
+
+
+@dataclass(frozen=True)
+class BandImages:
+    """One picture per sub-band.
+
+    Attributes:
+        bands: name ("A2", "H2", … "D1", coarsest first) → `[h, w]`. Signed coefficients of the first image divided by
+            the RMS of its map; for "energy" the squared coefficient, mean over images and channels, divided by the mean
+            square of the maps.
+        shape: (H, W) of the map. channel: what is shown, in words. signed: False for "energy".
+        levels, asked_levels: levels computed and asked for; fewer where the grid is too small.
+    """
+
+    bands: dict[str, np.ndarray]
+    shape: tuple[int, int]
+    channel: str
+    signed: bool
+    wavelet: str
+    levels: int
+    asked_levels: int
+
+
+@dataclass(frozen=True)
+class BandEnergy:
+    """Mean energy of each sub-band per image and channel, `energy`, and its `share` of their sum, by band name.
+
+    The sum equals the energy of the map where 2^J divides its sides; elsewhere padding adds some, hence shares.
+    """
+
+    energy: dict[str, float]
+    share: dict[str, float]
+    wavelet: str
+    levels: int
+
+
+def subbands(
+    feat: Feature, wavelet: str = "haar", levels: int = 2, channel: Channel = "energy", mode: Mode = "symmetric"
+) -> BandImages:
+    """Sub-bands of `feat` as pictures.
+
+    Args:
+        feat: `[H, W]`, `[C, H, W]` or `[B, C, H, W]`.
+        wavelet, levels, mode: of `sfkd.decompose`.
+        channel: a channel's number, a principal component of the channels ("pc1" to "pc3"), or "energy".
+    """
+    x = as_maps(feat)
+    chosen, label = reduce_channels(x, channel)
+    signed = channel != "energy"
+    if signed:
+        chosen = chosen[:1]
+        if x.shape[0] > 1:
+            label += f", image 1 of {x.shape[0]}"
+    bands = decompose(chosen, wavelet, levels, mode)
+    images = band_images(bands, signed=signed, scale=float(chosen.square().mean()))
+    return BandImages(images, bands.shape, label, signed, wavelet, bands.levels, levels)
+
+
+def band_images(bands: SubBands, *, signed: bool, scale: float) -> dict[str, np.ndarray]:
+    """Pictures of sub-bands `[B, C, h, w]`: signed coefficients of the only map over √scale, or mean squares over scale."""
+    scale = scale if scale > 0 else 1.0
+    if signed:
+        return {name: (band[0, 0] / scale**0.5).numpy() for name, band in bands.items()}
+    return {name: (band.square().mean((0, 1)) / scale).numpy() for name, band in bands.items()}
+
+
+def band_energy(feat: Feature, wavelet: str = "haar", levels: int = 2, mode: Mode = "symmetric") -> BandEnergy:
+    """Energy and energy share of each sub-band, mean over images and channels.
+
+    >>> band_energy(np.ones((8, 8))).share["A2"]
+    1.0
+    """
+    return energy_of(decompose(as_maps(feat), wavelet, levels, mode))
+
+
+def energy_of(bands: SubBands) -> BandEnergy:
+    """`BandEnergy` of ready sub-bands `[B, C, h, w]`."""
+    energy = {name: float(_energy(band)) for name, band in bands.items()}
+    total = sum(energy.values())
+    share = {name: value / total if total > 0 else 0.0 for name, value in energy.items()}
+    return BandEnergy(energy, share, bands.wavelet, bands.levels)
+
+
+def _energy(band: torch.Tensor) -> torch.Tensor:
+    return band.double().square().sum((-2, -1)).mean()

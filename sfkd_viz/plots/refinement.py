@@ -1,0 +1,84 @@
+"""DS2S, stage by stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sfkd_viz import theme
+from sfkd_viz.measures.inputs import Channel
+from sfkd_viz.measures.refinement import STAGES, Refinement, ds2s
+from sfkd_viz.plots.subbands import add_pyramids
+
+_TITLES = {
+    "target": "teacher's target",
+    "input": "student before DS2S",
+    "within": "after stage 1: within bands",
+    "across": "after stage 2: across bands and streams",
+}
+_GAIN = "gain per band: energy after the stage / before it"
+_ERROR = "distance to the target per band: ‖S − T‖² / ‖T‖²"
+
+
+def plot_ds2s(
+    distiller_or_run: Any, images: Any = None, layer: str | None = None, *, channel: Channel = "energy"
+) -> go.Figure:
+    """The teacher's target bands beside the student's before and after each stage of DS2S, and what happens per band.
+
+    Args:
+        distiller_or_run: an `sfkd` distiller, a run that has one, or a measured `Refinement` (then without images).
+        images: `[B, C, H, W]`, normalised for the models.
+        layer: the student's layer; default the first.
+        channel: of the aligned maps: a number, "pc1" to "pc3" (of the target), or "energy".
+    """
+    if isinstance(distiller_or_run, Refinement):
+        measured = distiller_or_run
+    elif images is None:
+        raise ValueError("plot_ds2s expects images [B, C, H, W] beside a distiller or run; none were given.")
+    else:
+        measured = ds2s(distiller_or_run, images, layer=layer, channel=channel)
+    fig = make_subplots(
+        2,
+        len(STAGES),
+        specs=[[{}] * len(STAGES), [{"colspan": 2}, None, {"colspan": 2}, None]],
+        row_heights=[0.6, 0.4],
+        subplot_titles=[*(_TITLES[s] for s in STAGES), _GAIN, _ERROR],
+        horizontal_spacing=0.04,
+        vertical_spacing=0.16,
+    )
+    fig.update_annotations(font_size=12.5)
+    add_pyramids(fig, [measured.stages[s] for s in STAGES])
+    fig.update_layout({a: {"colorbar": {"len": 0.3, "y": y}} for a, y in _bars(measured)})
+    for stage, colour in (("within", 0), ("across", 1)):
+        _bar(fig, measured.gain[stage], f"gain of stage {colour + 1}", theme.PALETTE[colour], 1)
+    words = {"input": "before DS2S", "within": "after stage 1", "across": "after stage 2"}
+    for i, (stage, word) in enumerate(words.items()):
+        _bar(fig, measured.error[stage], word, theme.PALETTE[(4, 0, 1)[i]], 3)
+    fig.update_yaxes(type="log", row=2)
+    fig.add_hline(y=1, line={"color": "#7a7f87", "width": 1, "dash": "dot"}, row=2, col=1)  # type: ignore[arg-type]
+    target = measured.stages["target"]
+    state = "trained" if measured.trained else "untrained: the identity"
+    levels = f"{target.levels} of {target.asked_levels} levels fit" if target.levels < target.asked_levels else ""
+    title = f"DS2S · student {measured.student_layer} against teacher {measured.teacher_layer} · {state}"
+    note = " · ".join(
+        filter(None, (f"{target.shape[0]}×{target.shape[1]} grid", levels, target.wavelet, target.channel))
+    )
+    fig = theme.titled(fig, title, note + ". Low stream: A; high stream: H, V, D. Colours compare across panels.", 680)
+    return fig.update_layout(legend={"x": 0.5, "xanchor": "center", "y": -0.08, "yanchor": "top"}, barmode="group")
+
+
+def _bar(fig: go.Figure, values: dict[str, float], name: str, colour: str, column: int) -> None:
+    bar = go.Bar(
+        x=list(values),
+        y=list(values.values()),
+        name=name,
+        marker_color=colour,
+        hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>",
+    )
+    fig.add_trace(bar, 2, column)
+
+
+def _bars(measured: Refinement) -> list[tuple[str, float]]:
+    return [("coloraxis", 0.9), ("coloraxis2", 0.58)] if measured.stages["target"].signed else [("coloraxis", 0.75)]

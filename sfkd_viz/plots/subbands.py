@@ -1,0 +1,146 @@
+"""Wavelet sub-bands as the familiar pyramid: approximation in the corner, details around it, finest outermost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from sfkd.wavelet import Mode
+from sfkd_viz import theme
+from sfkd_viz.measures.inputs import Channel, Feature, named
+from sfkd_viz.measures.subbands import BandImages, subbands
+
+_CORNER = {"A": (0, 0), "H": (0, 1), "V": (1, 0), "D": (1, 1)}  # (row, column) of a band in its level's square
+_FLOOR = 1e-6
+
+
+def plot_subbands(
+    feat: Feature | BandImages | Mapping[str, Feature | BandImages],
+    wavelet: str = "haar",
+    levels: int = 2,
+    channel: Channel = "energy",
+    *,
+    mode: Mode = "symmetric",
+) -> go.Figure:
+    """Sub-bands of one feature, or of several side by side on shared colour scales.
+
+    Args:
+        feat: a feature, measured `BandImages`, or several by name.
+        wavelet, levels, mode: of `sfkd.decompose`; the panel says where a grid bears fewer levels.
+        channel: a channel's number, "pc1" to "pc3", or "energy".
+    """
+    measured = {
+        name: f if isinstance(f, BandImages) else subbands(f, wavelet, levels, channel, mode)
+        for name, f in named(feat).items()
+    }
+    fig = theme.panels(1, len(measured), [panel_title(name, m) for name, m in measured.items()])
+    add_pyramids(fig, list(measured.values()))
+    first = next(iter(measured.values()))
+    labels = {m.channel for m in measured.values()}
+    shown = first.channel if len(labels) == 1 else _common(first)
+    note = (
+        "Corner A: approximation. H, V, D: horizontal, vertical, diagonal detail, number = level, finest outermost. "
+        + ("In units of each map's RMS." if first.signed else "Energy in units of each map's mean square.")
+    )
+    return theme.titled(fig, f"Wavelet sub-bands · {first.wavelet} · {shown}", note, 470)
+
+
+def panel_title(name: str, measured: BandImages) -> str:
+    """Name, grid, and the levels where they were clamped."""
+    height, width = measured.shape
+    parts = [name] if name else []
+    parts.append(f"{height}×{width}")
+    if measured.levels < measured.asked_levels:
+        parts.append(f"{measured.levels} of {measured.asked_levels} levels fit")
+    return " · ".join(parts)
+
+
+def add_pyramids(fig: go.Figure, measured: Sequence[BandImages], row: int = 1) -> None:
+    """One pyramid a column in `row`, sharing colour scales: signed details diverge around zero, approximations apart."""
+    signed = measured[0].signed
+    for column, images in enumerate(measured, 1):
+        for name, band in images.bands.items():
+            fig.add_trace(_tile(name, band, images), row, column)
+        theme.square(fig, row, column)
+        _label_tiles(fig, images, row, column)
+    if signed:
+        details = [b for m in measured for n, b in m.bands.items() if not n.startswith("A")]
+        approximations = [b for m in measured for n, b in m.bands.items() if n.startswith("A")]
+        fig.update_layout(
+            coloraxis=_diverging(details or approximations, "details", 0.75),
+            coloraxis2=_diverging(approximations, "approximation", 0.25),
+        )
+        return
+    values = np.concatenate([_log(b).ravel() for m in measured for b in m.bands.values()])
+    top = float(values.max())
+    fig.update_layout(
+        coloraxis={
+            "colorscale": theme.SEQUENTIAL,
+            "cmin": max(float(np.percentile(values, 1)), top - 5),
+            "cmax": top,
+            "colorbar": theme.colorbar("log₁₀ energy"),
+        }
+    )
+
+
+def _tile(name: str, band: np.ndarray, images: BandImages) -> go.Heatmap:
+    """A band as a heat map in the pixel coordinates of the pyramid."""
+    top, left, height, width = _place(name, images)
+    rows, columns = band.shape
+    dy, dx = height / rows, width / columns
+    axis = "coloraxis2" if images.signed and name.startswith("A") else "coloraxis"
+    return go.Heatmap(
+        z=(band if images.signed else _log(band)).astype(np.float32),
+        x0=left + dx / 2,
+        dx=dx,
+        y0=top + dy / 2,
+        dy=dy,
+        coloraxis=axis,
+        name=name,
+        hovertemplate=f"{name} ({rows}×{columns}): " + "%{z:.3g}<extra></extra>",
+    )
+
+
+def _place(name: str, images: BandImages) -> tuple[float, float, float, float]:
+    """Top, left, height, width of a band's tile."""
+    level = int(name[1:])
+    height, width = (side / 2**level for side in images.shape)
+    row, column = _CORNER[name[0]]
+    return row * height, column * width, height, width
+
+
+def _label_tiles(fig: go.Figure, images: BandImages, row: int, column: int) -> None:
+    for name in images.bands:
+        top, left, height, width = _place(name, images)
+        box = {"x0": left, "x1": left + width, "y0": top, "y1": top + height}
+        fig.add_shape(type="rect", **box, line={"color": "white", "width": 1.5}, row=row, col=column)
+        fig.add_annotation(
+            x=left,
+            y=top,
+            xanchor="left",
+            yanchor="top",
+            text=name,
+            showarrow=False,
+            font={"size": 10, "color": "#22272e"},
+            bgcolor="rgba(255,255,255,0.75)",
+            borderpad=1,
+            row=row,
+            col=column,
+        )
+
+
+def _diverging(bands: Sequence[np.ndarray], word: str, y: float) -> dict[str, object]:
+    limit = max((float(np.abs(b).max()) for b in bands), default=1.0) or 1.0
+    bar = theme.colorbar(word, y=y, length=0.5)
+    return {"colorscale": theme.DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar}
+
+
+def _common(images: BandImages) -> str:
+    """What several panels of different channel counts show."""
+    return images.channel.partition(" (")[0] if images.signed else "mean energy of all channels"
+
+
+def _log(band: np.ndarray) -> np.ndarray:
+    return np.log10(np.maximum(band, _FLOOR))
