@@ -14,7 +14,11 @@ from sfkd.distillers import list_distillers
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; a mistake of the caller's is one line on stderr and exit status 2."""
     parser = _parser()
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    if rest and (any(text.startswith("-") for text in rest) or not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse leaves overrides that follow an option
+        args.overrides += rest
     try:
         args.function(args)
     except KeyboardInterrupt:
@@ -23,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if args.debug:
             raise
-        print(f"sfkd: {error}", file=sys.stderr)
+        print(f"sfkd: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
 

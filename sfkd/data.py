@@ -75,12 +75,13 @@ def create_dataset(data: Data, split: Split) -> Dataset[tuple[Tensor, int, int]]
 def eval_transform(input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
     """PIL image or uint8 tensor → normalised `[C, H, W]`.
 
-    Larger images are resized and centre-cropped, smaller ones zero-padded.
+    Images that are larger on both sides, or less than two thirds of the size, are resized and centre-cropped; those
+    in between are zero-padded (28 pixels become 32 without resampling).
     """
     from torchvision.transforms import v2
 
     channels, height, width = input_size
-    return v2.Compose([v2.ToImage(), _Channels(channels), _FitInside((height, width)), *_to_normalised(mean, std)])
+    return v2.Compose([_to_image, _Channels(channels), _FitInside((height, width)), *_to_normalised(mean, std)])
 
 
 def train_transform(data: Data) -> Any:
@@ -93,12 +94,21 @@ def train_transform(data: Data) -> Any:
     if data.augmentation == "imagenet":
         from timm.data import create_transform
 
-        return create_transform(
+        augment = create_transform(
             data.input_size, is_training=True, mean=data.mean, std=data.std, hflip=0.5 if data.flip else 0.0
         )
+        return v2.Compose([_to_image, _Channels(channels), v2.ToPILImage(), augment])
     flip = [v2.RandomHorizontalFlip()] if data.flip else []
     crop = v2.RandomCrop((height, width), padding=4, pad_if_needed=True)
-    return v2.Compose([v2.ToImage(), _Channels(channels), crop, *flip, *_to_normalised(data.mean, data.std)])
+    return v2.Compose([_to_image, _Channels(channels), crop, *flip, *_to_normalised(data.mean, data.std)])
+
+
+def _to_image(image: Any) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    if getattr(image, "mode", "RGB") in ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"):  # no grey, no RGB inside
+        image = image.convert("RGB")
+    return functional.to_image(image)
 
 
 def _to_normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Any]:
@@ -132,7 +142,8 @@ class _FitInside:
         from torchvision.transforms.v2 import functional
 
         (height, width), (rows, columns) = self.size, image.shape[-2:]
-        if rows > height and columns > width:
+        larger, much_smaller = rows > height and columns > width, max(rows / height, columns / width) < 2 / 3
+        if larger or much_smaller:
             scale = max(height / rows, width / columns)
             image = functional.resize(image, [round(rows * scale), round(columns * scale)], antialias=True)
         return functional.center_crop(image, [height, width])

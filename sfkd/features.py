@@ -131,22 +131,23 @@ class Backbone(nn.Module):
             logits = self.model(images)
         if isinstance(logits, (tuple, list)):
             logits = logits[0]
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        return Output(logits, {name: self._as_map(name, outputs[name], size) for name in self._names})
+        return Output(logits, {name: self._as_map(name, outputs.get(name), images) for name in self._names})
 
-    def _as_map(self, name: str, output: Any, image_size: tuple[int, int]) -> Tensor:
+    def _as_map(self, name: str, output: Any, images: Tensor) -> Tensor:
         """A hooked output as `[B, C, H, W]`."""
         if isinstance(output, (tuple, list)):
             output = output[0]
-        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != len(images):
             came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
-                f"layer {name!r} of {self.name} gives no map: expected [B, C, H, W] or [B, N, C], got {came}."
+                f"layer {name!r} of {self.name} gives no map: expected [B, C, H, W] or [B, N, C] with B = {len(images)}, "
+                f"got {came}."
             )
         if output.ndim == 4:
             return output.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else output
         tokens = output.shape[1] - self._prefix_tokens
-        return tokens_to_map(output, grid=_grid(tokens, image_size), num_prefix_tokens=self._prefix_tokens)
+        grid = _grid(tokens, (int(images.shape[-2]), int(images.shape[-1])))
+        return tokens_to_map(output, grid=grid, num_prefix_tokens=self._prefix_tokens)
 
     def _choose(self, layers: Sequence[str] | None) -> tuple[str, ...]:
         if layers is None:
@@ -163,8 +164,8 @@ class Backbone(nn.Module):
                 raise ValueError(unknown(f"layer of {self.name}", name, [*self._listed, *filter(None, modules)]))
         if not layers or len(set(layers)) != len(layers):
             raise ValueError(f"layers expects different names, at least one, got {list(layers)}.")
-        order = {name: i for i, name in enumerate(self._listed or modules)}
-        return tuple(sorted(layers, key=lambda name: order.get(name, len(order))))
+        order = self._listed if all(name in self._listed for name in layers) else list(modules)
+        return tuple(sorted(layers, key=order.index))
 
 
 @contextlib.contextmanager
@@ -176,12 +177,19 @@ def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]
     try:
         for name in names:
             handles.append(
-                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
+                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: _copy(out)}))
             )
         yield outputs
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _copy(output: Any) -> Any:
+    """A copy, because the next layer may work in place (ReLU, `x += shortcut`)."""
+    if isinstance(output, (tuple, list)):
+        return tuple(map(_copy, output))
+    return output.clone() if isinstance(output, Tensor) else output
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, num_prefix_tokens: int = 0) -> Tensor:
@@ -218,10 +226,13 @@ def _repair(tokens: int) -> str:
     return "pass grid=(H, W) and num_prefix_tokens."
 
 
-def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid of `tokens` patches with the image's aspect ratio, None where there is none."""
-    height = round(math.sqrt(max(tokens, 0) * image_size[0] / image_size[1]))
-    return (height, tokens // height) if height and tokens % height == 0 else None
+def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The grid of `tokens` patches with the image's aspect ratio; one that `tokens_to_map` refuses where there is none."""
+    rows, columns = image_size
+    pairs = [(height, tokens // height) for height in range(1, tokens + 1) if tokens % height == 0]
+    fitting = [(h, w) for h, w in pairs if abs(h * columns - w * rows) < max(image_size)]  # within one patch
+    nearest = (math.isqrt(max(tokens, 0) * rows // columns), math.isqrt(max(tokens, 0) * columns // rows))
+    return min(fitting, key=lambda pair: abs(pair[0] * columns - pair[1] * rows), default=nearest)
 
 
 def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: Any) -> nn.Module:
@@ -241,8 +252,9 @@ def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: A
     except (OSError, RuntimeError) as error:  # huggingface_hub and httpx raise many kinds, all under these two
         if not pretrained and not name.startswith("hf-hub:"):
             raise ValueError(f"timm could not build {name!r} with {kwargs}: {error}") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
-            f"weights of {name!r} could not be downloaded (no network, or unknown to the hub): "
+            f"weights of {name!r} could not be downloaded (no network, or unknown to the hub; {reason}): "
             "pass pretrained=False for random weights, or local-dir:PATH for weights on this disk."
         ) from error
 
@@ -331,7 +343,9 @@ def _listed_layers(model: nn.Module) -> list[str]:
     """Layers that timm's own intermediates give, in depth order; empty where there is no such interface."""
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         return []
-    return [info["module"] for info in _feature_info(model)]
+    names = [info["module"] for info in _feature_info(model)]
+    # some models list several maps under one module (CoaT, CrossViT): the second is "name:2"
+    return [name if (n := names[:i].count(name)) == 0 else f"{name}:{n + 1}" for i, name in enumerate(names)]
 
 
 def _feature_info(model: nn.Module) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ FrequencyUnit = Literal["cycles/pixel", "cycles/image", "pi"]
 
 
 class RadialProfile(NamedTuple):
-    """Mean power per ring: `frequency` `[R]` in `unit`, `power` `[..., R]`, `count` `[R]` coefficients in each ring."""
+    """Mean power per ring: `frequency` `[R]` in `unit`, `power` `[..., R]`, `coefficients` `[R]` in each ring."""
 
     frequency: Tensor
     power: Tensor
-    count: Tensor
+    coefficients: Tensor
     unit: FrequencyUnit
 
 
@@ -115,7 +115,7 @@ def gaussian_mask(
     one_of("kind", kind, get_args(MaskKind))
     if len(shape) != 2 or any(isinstance(n, bool) or int(n) != n or n < 1 for n in shape):
         raise ValueError(f"gaussian_mask expects shape (H, W) of positive integers, got {shape!r}.")
-    widths = sigma if isinstance(sigma, (tuple, list)) else (sigma,)
+    widths: tuple[float, ...] = tuple(sigma) if isinstance(sigma, (tuple, list)) else (sigma,)
     expected = 2 if kind == "band" else 1
     if len(widths) != expected or any(not float(s) > 0 for s in widths):
         wanted = "a pair (σ₁, σ₂)" if kind == "band" else "one number"
@@ -124,8 +124,8 @@ def gaussian_mask(
         raise ValueError(f"gaussian_mask(kind='band') expects σ₁ < σ₂, got {sigma!r}: swap them.")
     squared = frequency_grid((int(shape[0]), int(shape[1])), layout=layout, device=device).square()
     low = [torch.exp(-squared / (2 * float(s) ** 2)) for s in widths]
-    mask = {"low": low[0], "high": 1 - low[0], "band": low[-1] - low[0]}[kind]
-    return mask.to(dtype)
+    masks: dict[MaskKind, Tensor] = {"low": low[0], "high": 1 - low[0], "band": low[-1] - low[0]}
+    return masks[kind].to(dtype)
 
 
 def hermitian_weights(width: int, *, device: torch.device | str | None = None) -> Tensor:

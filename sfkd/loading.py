@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfkd.config import Model, Recipe
@@ -71,10 +72,12 @@ def build_teacher(config: Recipe, folder: RunFolder) -> Backbone | None:
     """The recipe's teacher: the one trained in `teacher/` of the run where there is one."""
     if config.teacher is None:
         return None
+    if config.teacher.schedule is None:
+        return build_model(config.teacher, config)
     nested = folder.nested("teacher")
-    if config.teacher.schedule is not None and nested is not None:
-        return build_model(Model(run=str(nested.path), layers=config.teacher.layers), config)
-    return build_model(config.teacher, config)
+    if nested is None:
+        raise RunError(f"{folder.path} lacks teacher/, the teacher that it was distilled from: copy it with the rest.")
+    return build_model(Model(run=str(nested.path), layers=config.teacher.layers), config)
 
 
 def build_distiller(config: Recipe, student: Backbone, teacher: Backbone | None) -> Distiller:
@@ -111,13 +114,23 @@ def load_run(path: str | Path) -> Run:
 class Samples(NamedTuple):
     """Sample images of the bundled run, normalised for its models.
 
-    `images` `[N, C, H, W]` with `labels` `[N]` from the test set, `classes` their names; `photographs` name → `[C, H, W]`.
+    `images` `[N, C, H, W]` with `labels` `[N]` from the test set, `classes` their names; `photographs` name →
+    `[C, H, W]`.
     """
 
     images: Tensor
     labels: Tensor
     classes: list[str]
     photographs: dict[str, Tensor]
+
+
+class SamplePictures(NamedTuple):
+    """The same as they lie on disk: PIL images, labels, class names, photographs by name."""
+
+    images: list[Image.Image]
+    labels: list[int]
+    classes: list[str]
+    photographs: dict[str, Image.Image]
 
 
 class Demo(NamedTuple):
@@ -129,31 +142,37 @@ class Demo(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_demo() -> Demo:
-    """The bundled pair: a CNN teacher, a windowed-transformer student distilled with SFKD, the same student alone. Offline.
+    """The bundled pair, offline: a CNN teacher, a windowed transformer distilled from it with SFKD, the same one alone.
 
     See `sfkd/demo/README.md` for data, recipe and numbers.
     """
     run = load_run(DEMO)
-    return Demo(run, load_samples(DEMO / "samples", run.config))
+    data = run.config.data
+    transform = eval_transform(data.input_size, data.mean, data.std)
+    pictures = load_pictures()
+    photographs = {name: transform(photograph) for name, photograph in pictures.photographs.items()}
+    images = torch.stack([transform(image) for image in pictures.images])
+    return Demo(run, Samples(images, torch.tensor(pictures.labels), pictures.classes, photographs))
 
 
-def load_samples(folder: Path, config: Recipe) -> Samples:
-    """A sheet of test images with labels, and photographs, through the recipe's test transform."""
-    from PIL import Image
-    from torchvision.transforms.v2 import functional
-
+@lru_cache(maxsize=1)
+def load_pictures(folder: Path = DEMO / "samples") -> SamplePictures:
+    """The sheet of test images with labels, and the photographs, that come with the package."""
     described = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    transform = eval_transform(config.data.input_size, config.data.mean, config.data.std)
     side, columns = described["side"], described["columns"]
     with Image.open(folder / "test_images.png") as sheet:
-        pixels = functional.pil_to_tensor(sheet.convert("L"))
-    cells = [divmod(i, columns) for i in range(len(described["labels"]))]
-    images = [
-        transform(pixels[:, row * side : (row + 1) * side, column * side : (column + 1) * side])
-        for row, column in cells
-    ]
-    photographs = {}
-    for path in sorted(folder.glob("*.jpg")):
-        with Image.open(path) as photograph:
-            photographs[path.stem] = transform(photograph.convert("RGB"))
-    return Samples(torch.stack(images), torch.tensor(described["labels"]), described["classes"], photographs)
+        sheet.load()
+    corners = [(i % columns * side, i // columns * side) for i in range(len(described["labels"]))]
+    images = [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
+    photographs = {path.stem: Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))}
+    return SamplePictures(images, described["labels"], described["classes"], photographs)
+
+
+def model_transform(model: Backbone) -> Any:
+    """PIL image → what `model` expects: its own input size, mean and standard deviation."""
+    config = getattr(model.model, "pretrained_cfg", {})
+    channels = model.input_size[0]
+    mean, std = (tuple(config.get(k, ())) for k in ("mean", "std"))
+    if len(mean) != channels or len(std) != channels:
+        mean, std = (0.5,) * channels, (0.5,) * channels
+    return eval_transform(model.input_size, mean, std)

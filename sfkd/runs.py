@@ -84,6 +84,8 @@ class RunFolder:
     def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Create the folder; refuse to go on in one that another recipe began, and show the difference."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(".*.partial"):  # by a kill in the middle of a write
+            _remove(left)
         if (self.path / "config.yaml").is_file():
             changes = _difference(self.recipe(), recipe)
             if changes:
@@ -142,7 +144,8 @@ class RunFolder:
         for name in _EXPORTED:
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, target.path / name)
-        shutil.copytree(self.student, target.student, dirs_exist_ok=True)
+        # contents alone: safetensors writes files that only their owner may read
+        shutil.copytree(self.student, target.student, dirs_exist_ok=True, copy_function=shutil.copyfile)
         for role in ("teacher", "baseline"):
             if nested := self.nested(role):
                 nested.export(target.path / role)
@@ -183,10 +186,14 @@ def _written_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         beside.replace(path)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        else:
-            beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def environment(seed: int, global_batch: int, processes: int, device: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ the weights of one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -46,6 +46,7 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFold
     for nested in (recipe.teacher_recipe(), recipe.baseline_recipe()):
         if nested is not None:
             train(nested, progress=progress, say=say)
+    AcceleratorState._reset_state()  # a process may train one recipe after another, of unlike precision
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     if not accelerator.is_main_process:
         say = _silent
@@ -179,8 +180,7 @@ class _Training:
 
     def _checkpoint(self, epoch: int) -> Checkpoint:
         model = {f"model.{k}": v for k, v in self._trained_state().items()}
-        optimizer, groups = _pack(self.optimizer.state_dict())
-        state = {"groups": groups}
+        optimizer, state = _pack(self.optimizer.state_dict())
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return Checkpoint(epoch, model | {f"optimizer.{k}": v for k, v in optimizer.items()}, state)
@@ -192,7 +192,7 @@ class _Training:
         model, optimizer = (_with_prefix(checkpoint.tensors, p) for p in ("model.", "optimizer."))
         teacher = {k: v for k, v in self.distiller.state_dict().items() if k.startswith("teacher.")}
         self.distiller.load_state_dict(teacher | model)
-        self.optimizer.load_state_dict(_unpack(optimizer, checkpoint.state["groups"]))
+        self.optimizer.load_state_dict(_unpack(optimizer, checkpoint.state))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         self.say(f"{self.recipe.out}: going on after epoch {checkpoint.epoch}")
@@ -231,11 +231,12 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> A
 
     schedule = recipe.schedule
     total = schedule.epochs * steps
+    warmup = min(round(schedule.warmup_epochs * steps), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=total,
+        t_initial=total - warmup,
         lr_min=schedule.min_lr,
-        warmup_t=min(round(schedule.warmup_epochs * steps), total - 1),
+        warmup_t=warmup,
         warmup_lr_init=schedule.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
@@ -246,21 +247,24 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
 
 
-def _pack(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as named tensors and plain groups, so that it needs no pickle."""
-    tensors = {}
-    for parameter, values in state["state"].items():
-        for key, value in values.items():
-            tensors[f"{parameter}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-    return tensors, json.loads(json.dumps(state["param_groups"]))
+def _pack(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and plain values, so that it needs no pickle."""
+    named = {f"{parameter}.{key}": v for parameter, values in state["state"].items() for key, v in values.items()}
+    named |= {f"group{i}.{key}": v for i, group in enumerate(state["param_groups"]) for key, v in group.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    return tensors, {"optimizer": {name: value for name, value in named.items() if name not in tensors}}
 
 
-def _unpack(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        parameter, key = name.split(".", 1)
-        state.setdefault(int(parameter), {})[key] = value
-    return {"state": state, "param_groups": groups}
+def _unpack(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    groups: dict[int, dict[str, Any]] = {}
+    for name, value in (tensors | plain["optimizer"]).items():
+        owner, key = name.split(".", 1)
+        if owner.startswith("group"):
+            groups.setdefault(int(owner.removeprefix("group")), {})[key] = value
+        else:
+            state.setdefault(int(owner), {})[key] = value
+    return {"state": state, "param_groups": [groups[i] for i in sorted(groups)]}
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -75,6 +75,6 @@ def radial_spectrum(feat: Feature, *, unit: FrequencyUnit = "cycles/image") -> R
     rings = radial_profile(torch.from_numpy(measured.power), unit=unit)
     power, total = rings.power.numpy(), measured.power.sum()
     height, width = measured.power.shape
-    in_ring = power * rings.count.numpy()
+    in_ring = power * rings.coefficients.numpy()
     share = in_ring / total if total > 0 else in_ring
     return RadialSpectrum(rings.frequency.numpy(), power, share, unit, (height, width))

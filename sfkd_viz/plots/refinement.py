@@ -20,6 +20,11 @@ _TITLES = {
 }
 _GAIN = "gain per band: energy after the stage / before it"
 _ERROR = "distance to the target per band: ‖S − T‖² / ‖T‖²"
+_BARS = {
+    "input": ("before DS2S", theme.PALETTE[4]),
+    "within": ("after stage 1", theme.PALETTE[0]),
+    "across": ("after stage 2", theme.PALETTE[1]),
+}
 
 
 def plot_ds2s(
@@ -51,11 +56,10 @@ def plot_ds2s(
     fig.update_annotations(font_size=12.5)
     add_pyramids(fig, [measured.stages[s] for s in STAGES])
     fig.update_layout({a: {"colorbar": {"len": 0.3, "y": y}} for a, y in _bars(measured)})
-    for stage, colour in (("within", 0), ("across", 1)):
-        _bar(fig, measured.gain[stage], f"gain of stage {colour + 1}", theme.PALETTE[colour], 1)
-    words = {"input": "before DS2S", "within": "after stage 1", "across": "after stage 2"}
-    for i, (stage, word) in enumerate(words.items()):
-        _bar(fig, measured.error[stage], word, theme.PALETTE[(4, 0, 1)[i]], 3)
+    for stage, (word, colour) in _BARS.items():
+        _bar(fig, measured.error[stage], word, colour, 3)
+        if stage in measured.gain:  # the legend of the distances serves both
+            _bar(fig, measured.gain[stage], word, colour, 1, in_legend=False)
     fig.update_yaxes(type="log", row=2)
     fig.add_hline(y=1, line={"color": "#7a7f87", "width": 1, "dash": "dot"}, row=2, col=1)  # type: ignore[arg-type]
     target = measured.stages["target"]
@@ -69,12 +73,15 @@ def plot_ds2s(
     return fig.update_layout(legend={"x": 0.5, "xanchor": "center", "y": -0.08, "yanchor": "top"}, barmode="group")
 
 
-def _bar(fig: go.Figure, values: dict[str, float], name: str, colour: str, column: int) -> None:
+def _bar(
+    fig: go.Figure, values: dict[str, float], name: str, colour: str, column: int, *, in_legend: bool = True
+) -> None:
     bar = go.Bar(
         x=list(values),
         y=list(values.values()),
         name=name,
         marker_color=colour,
+        showlegend=in_legend,
         hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>",
     )
     fig.add_trace(bar, 2, column)

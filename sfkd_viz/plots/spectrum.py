@@ -78,12 +78,12 @@ def plot_radial_spectrum(
     unit: FrequencyUnit = "cycles/image",
     quantity: Quantity = "share",
 ) -> go.Figure:
-    """Mean energy per ring of the frequency plane, overlaid, log scale; dotted lines mark each grid's Nyquist frequency.
+    """Energy per ring of the frequency plane, overlaid, log scale; dotted lines mark each grid's Nyquist frequency.
 
     Args:
         features: features, spectra or radial spectra by name (or one).
         unit: "cycles/image" where grids differ, "cycles/pixel" or "pi"; ready results keep their own.
-        quantity: "share" of a map's energy per coefficient, or "power".
+        quantity: "share" of a map's energy in each ring (they sum to 1), or mean "power" in the ring.
     """
     profiles = {
         name: f if isinstance(f, RadialSpectrum) else radial_spectrum(f, unit=unit)
@@ -109,12 +109,10 @@ def plot_radial_spectrum(
             )
         )
         fig.add_vline(x=_nyquist(profile), line={"color": colour, "width": 1, "dash": "dot"})
-    word = "share of energy per coefficient" if quantity == "share" else "mean power per coefficient"
+    word = "share of energy in the ring" if quantity == "share" else "mean power per coefficient"
     fig.update_xaxes(title_text=_AXIS[unit])
     fig.update_yaxes(title_text=word, type="log", exponentformat="power")
-    note = (
-        "Mean over rings one cycle/image wide; dotted: Nyquist of each grid, beyond it only the corners of the plane."
-    )
+    note = "Rings are one cycle/image wide. Dotted: Nyquist of each grid; beyond it only the corners of the plane."
     return theme.titled(fig, "Radial energy spectrum", note, 440)
 
 

@@ -1,0 +1,55 @@
+# Everything runs in $(VENV), made on first use and brought up to date when pyproject.toml or constraints.txt changes.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help app test demo lint clean
+
+help: ## what there is to make
+	@echo 'make TARGET [PYTHON=python3.12]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+
+app: $(VENV)/.installed-app ## open the app on the bundled pair; ARGS="--run runs/mine --port 8000" goes to it
+	$(RUN) app/launch.py $(ARGS)
+
+test: $(VENV)/.installed-test ## run the tests; ARGS goes to pytest
+	$(RUN) -m pytest $(ARGS)
+
+demo: $(VENV)/.installed-train ## train the bundled pair again; ARGS goes to the script
+	$(RUN) benchmarks/demo.py $(ARGS)
+
+lint: $(VENV)/.installed-test ## check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean: ## remove the environment and all caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .gradio
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed-app: $(PINS) | $(RUN)
+	$(INSTALL) ".[app]"
+	@touch $@
+
+# Holds what the app needs too, so that `make app` after `make test` installs nothing.
+$(VENV)/.installed-test: $(PINS) | $(RUN)
+	$(INSTALL) ".[app,test]"
+	@touch $(VENV)/.installed-app $@
+
+$(VENV)/.installed-train: $(PINS) | $(RUN)
+	$(INSTALL) ".[train]"
+	@touch $@
+
+$(RUN):
+	@command -v $(PYTHON) >/dev/null || { \
+		echo 'There is no $(PYTHON): install Python 3.11 or newer, or name one, make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): name another, make PYTHON=python3.12 …" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo '$(PYTHON) cannot make environments: on Debian or Ubuntu, apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
