@@ -81,7 +81,8 @@ def eval_transform(input_size: tuple[int, int, int], mean: tuple[float, ...], st
     from torchvision.transforms import v2
 
     channels, height, width = input_size
-    return v2.Compose([_to_image, _Channels(channels), _FitInside((height, width)), *_to_normalised(mean, std)])
+    size = (height, width)
+    return v2.Compose([_to_image, _Channels(channels), _Resize(size), v2.CenterCrop(size), *_to_normalised(mean, std)])
 
 
 def train_transform(data: Data) -> Any:
@@ -99,8 +100,11 @@ def train_transform(data: Data) -> Any:
         )
         return v2.Compose([_to_image, _Channels(channels), v2.ToPILImage(), augment])
     flip = [v2.RandomHorizontalFlip()] if data.flip else []
-    crop = v2.RandomCrop((height, width), padding=4, pad_if_needed=True)
-    return v2.Compose([_to_image, _Channels(channels), crop, *flip, *_to_normalised(data.mean, data.std)])
+    size = (height, width)
+    crop = v2.RandomCrop(size, padding=4, pad_if_needed=True)
+    return v2.Compose(
+        [_to_image, _Channels(channels), _Resize(size), crop, *flip, *_to_normalised(data.mean, data.std)]
+    )
 
 
 def _to_image(image: Any) -> Tensor:
@@ -134,7 +138,9 @@ class _Channels:
         return functional.rgb_to_grayscale(image) if self.channels == 1 else functional.grayscale_to_rgb(image)
 
 
-class _FitInside:
+class _Resize:
+    """To cover `size`, where an image is larger on both sides or much smaller; the same in training and in tests."""
+
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
@@ -143,10 +149,10 @@ class _FitInside:
 
         (height, width), (rows, columns) = self.size, image.shape[-2:]
         larger, much_smaller = rows > height and columns > width, max(rows / height, columns / width) < 2 / 3
-        if larger or much_smaller:
-            scale = max(height / rows, width / columns)
-            image = functional.resize(image, [round(rows * scale), round(columns * scale)], antialias=True)
-        return functional.center_crop(image, [height, width])
+        if not (larger or much_smaller):
+            return image
+        scale = max(height / rows, width / columns)
+        return functional.resize(image, [round(rows * scale), round(columns * scale)], antialias=True)
 
 
 def _from_timm(data: Data, split: Split) -> Any:

@@ -158,14 +158,14 @@ class Backbone(nn.Module):
             return tuple(_default_layers(self._listed, self.model))
         if isinstance(layers, str):
             raise TypeError(f"layers expects a list of names, got the string {layers!r}: write [{layers!r}].")
-        modules = dict(self.model.named_modules())
+        modules = [name for name, _ in self.model.named_modules() if name]
+        known = self._listed if all(name in self._listed for name in layers) else modules
         for name in layers:
-            if name not in self._listed and (name not in modules or not name):
-                raise ValueError(unknown(f"layer of {self.name}", name, [*self._listed, *filter(None, modules)]))
+            if name not in known:
+                raise ValueError(unknown(f"layer of {self.name}", name, [*self._listed, *modules]))
         if not layers or len(set(layers)) != len(layers):
             raise ValueError(f"layers expects different names, at least one, got {list(layers)}.")
-        order = self._listed if all(name in self._listed for name in layers) else list(modules)
-        return tuple(sorted(layers, key=order.index))
+        return tuple(sorted(layers, key=known.index))
 
 
 @contextlib.contextmanager

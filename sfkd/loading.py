@@ -175,4 +175,5 @@ def model_transform(model: Backbone) -> Any:
     mean, std = (tuple(config.get(k, ())) for k in ("mean", "std"))
     if len(mean) != channels or len(std) != channels:
         mean, std = (0.5,) * channels, (0.5,) * channels
-    return eval_transform(model.input_size, mean, std)
+    height, width = model.input_size[1:]
+    return eval_transform((channels, height, width), mean, std)

@@ -30,7 +30,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 def requirements(*extras: str) -> dict[str, Requirement]:
     """Direct requirements by name, of the project and these extras, extras that name the project followed."""
-    found = {}
+    found: dict[str, Requirement] = {}
     for line in chain(PROJECT["dependencies"], *(EXTRAS[extra] for extra in extras)):
         requirement = Requirement(line)
         if requirement.name == PROJECT["name"]:
@@ -43,6 +43,9 @@ def requirements(*extras: str) -> dict[str, Requirement]:
 def pins() -> list[Requirement]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+providers = cache(packages_distributions)
 
 
 @cache
@@ -66,7 +69,7 @@ def test_every_constraint_is_one_exact_version() -> None:
 
 @pytest.mark.parametrize("name", sorted(requirements(*EXTRAS)))
 def test_requirement_is_pinned_inside_its_range(name: str) -> None:
-    pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins()}
+    pinned: dict[str, str] = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins()}
     assert name in pinned, f"add {name} to constraints.txt"
     assert requirements(*EXTRAS)[name].specifier.contains(pinned[name])
 
@@ -76,7 +79,6 @@ def test_requirement_is_pinned_inside_its_range(name: str) -> None:
     [("sfkd", []), ("sfkd_viz", []), ("app", ["app"]), ("tests", ["test"]), ("benchmarks", ["train"])],
 )
 def test_what_is_imported_is_required(folder: str, extras: list[str]) -> None:
-    distributions = packages_distributions()
     own = {"sfkd", "sfkd_viz", "app", *(p.stem for p in (ROOT / folder).rglob("*.py"))}
     required = requirements(*extras)
     for path in sorted((ROOT / folder).rglob("*.py")):
@@ -88,8 +90,10 @@ def test_what_is_imported_is_required(folder: str, extras: list[str]) -> None:
             else:
                 continue
             for package in {name.partition(".")[0] for name in names} - own - sys.stdlib_module_names:
-                providers = {canonicalize_name(d) for d in distributions.get(package, [package])}
-                assert providers & required.keys(), f"{path.relative_to(ROOT)} imports {package}, which is not required"
+                names_of_package = {canonicalize_name(d) for d in providers().get(package, [package])}
+                assert names_of_package & required.keys(), (
+                    f"{path.relative_to(ROOT)} imports {package}, which is not required"
+                )
 
 
 def test_environment_yml_installs_the_extras_under_the_constraints() -> None:
@@ -163,10 +167,9 @@ def test_names_in_the_documents_exist() -> None:
     for block in python_examples():
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                module, name = node.value.id, node.attr
-                assert module not in ("sfkd", "sfkd_viz") or hasattr(importlib.import_module(module), name), (
-                    f"{module}.{name}"
-                )
+                package, name = node.value.id, node.attr
+                if package in ("sfkd", "sfkd_viz"):
+                    assert hasattr(importlib.import_module(package), name), f"{package}.{name}"
             elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("sfkd", "sfkd_viz"):
                 module = importlib.import_module(node.module or "")
                 for alias in node.names:

@@ -27,7 +27,7 @@ ORDER = [
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
-# module prefix → module prefixes that it may not import; the longest matching prefixes all apply
+# Below this name → nothing below these names may be imported; every line that matches a module applies.
 FORBIDDEN = {
     "sfkd": {"plotly", "gradio", "sfkd_viz", "app", "matplotlib"},
     "sfkd.config": {"sfkd.distillers"},
@@ -136,7 +136,7 @@ def test_every_module_of_the_core_has_a_place() -> None:
         ("sfkd.new", "from sfkd.wavelet import decompose"),
         ("sfkd_viz.measures.spectrum", "import plotly.graph_objects as go"),
         ("sfkd_viz.measures.spectrum", "from sfkd_viz import theme"),
-        ("sfkd_viz.measures", "from ..plots import plot_spectrum"),
+        ("sfkd_viz.measures.inputs", "from ..plots import plot_spectrum"),
         ("sfkd_viz.plots.spectrum", "from importlib import import_module\nimport_module('gradio')"),
         ("app.callbacks", "import gradio as gr"),
         ("app.callbacks", "from app.ui import build"),
