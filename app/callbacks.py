@@ -132,7 +132,7 @@ class Microscope:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
-        self.first = BUNDLED if run is None else self._run_key(run)
+        self.first = BUNDLED if run is None else _run_key(run)
         self.pair(self.first)
 
     # -- pairs --------------------------------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ class Microscope:
         """Finished runs to choose from: what the page shows → key."""
         choices = {"bundled pair": BUNDLED}
         if self._first_run is not None:
-            choices[self._first_run.name] = self._run_key(self._first_run)
+            choices[self._first_run.name] = _run_key(self._first_run)
         root = self.runs_root
         if root is not None and root.is_dir():
             for config in sorted(root.glob("*/config.yaml")):
                 folder = config.parent
                 inside = folder.resolve().is_relative_to(root.resolve())
                 if inside and RunFolder(folder).finished and RunFolder(folder).recipe().teacher is not None:
-                    choices.setdefault(folder.name, self._run_key(folder))
+                    choices.setdefault(folder.name, _run_key(folder))
         return choices
 
     @readable
@@ -166,9 +166,6 @@ class Microscope:
         key = f"timm|{teacher}|{student}|{pretrained}"
         self.pair(key)
         return key
-
-    def _run_key(self, folder: Path) -> str:
-        return f"run|{folder.resolve()}"
 
     def _open(self, key: str) -> Pair:
         kind, _, rest = key.partition("|")
@@ -238,9 +235,8 @@ class Microscope:
         try:
             with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"The picture has {image.width}×{image.height} pixels; at most {MAX_PIXELS // 10**6} million are read."
-                    )
+                    size = f"{image.width}×{image.height}"
+                    raise UserError(f"The picture has {size} pixels; at most {MAX_PIXELS // 10**6} million are read.")
                 picture = image.convert("RGB")
         except UserError:
             raise
@@ -371,6 +367,10 @@ class Microscope:
             channel=channel,
         )
         return sfkd_viz.plot_ds2s(measured)
+
+
+def _run_key(folder: Path) -> str:
+    return f"run|{folder.resolve()}"
 
 
 def wavelets() -> list[str]:

@@ -34,13 +34,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from ui import LAUNCH_OPTIONS, build
 
-    build(microscope).queue(api_open=False).launch(
-        server_name=args.host,
-        server_port=args.port,
-        share=args.share,
-        inbrowser=not args.no_browser,
-        **LAUNCH_OPTIONS,
-    )
+    page = build(microscope).queue(api_open=False)
+    try:
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=args.share,
+            inbrowser=not args.no_browser,
+            prevent_thread_lock=True,
+            **LAUNCH_OPTIONS,
+        )
+    except OSError as error:
+        print(f"sfkd app: {args.host}:{args.port or 'any port'} cannot be opened: {error}", file=sys.stderr)
+        return 2
+    print(f"SFKD microscope: {page.share_url or page.local_url}  (stop with Ctrl+C)", flush=True)
+    page.block_thread()
     return 0
 
 

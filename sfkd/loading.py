@@ -92,6 +92,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         RunError (a ValueError): no folder, no run, not finished. WeightsError: weights that are damaged or do not fit.
     """
+    path = Path(path)
     folder = RunFolder(path)
     config = folder.recipe()
     if not folder.finished:
@@ -108,7 +109,7 @@ def load_run(path: str | Path) -> Run:
     distiller.eval()
     if baseline is not None:
         baseline.eval()
-    return Run(Path(path), teacher, student, baseline, distiller, config, folder.metrics())
+    return Run(path, teacher, student, baseline, distiller, config, folder.metrics())
 
 
 class Samples(NamedTuple):

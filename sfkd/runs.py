@@ -153,7 +153,7 @@ class RunFolder:
 
 
 def save_model(model: nn.Module, folder: Path, data: Any) -> None:
-    """Save a timm model in timm's `local-dir:` layout, so that `timm.create_model("local-dir:…")` opens it."""
+    """Save a timm model for `timm.create_model("local-dir:…", pretrained=True)`."""
     from timm.models import save_for_hf
 
     if not hasattr(model, "pretrained_cfg"):

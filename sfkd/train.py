@@ -47,7 +47,8 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFold
         if nested is not None:
             train(nested, progress=progress, say=say)
     AcceleratorState._reset_state()  # a process may train one recipe after another, of unlike precision
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    # several processes on a machine without a GPU find each other only where Accelerate is told so
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=recipe.mixed_precision)
     if not accelerator.is_main_process:
         say = _silent
     folder = RunFolder(recipe.out)
@@ -128,7 +129,8 @@ class _Training:
         self.sampler.set_epoch(epoch)
         set_seed(_epoch_seed(self.recipe.seed, epoch), device_specific=True)
         steps, device = len(self.loader), self.accelerator.device
-        totals: dict[str, Tensor] = {}
+        names: list[str] = []
+        totals, broken = torch.zeros((), device=device), torch.full((), float(steps), device=device)
         started = time.perf_counter()
         bar = tqdm(self.loader, desc=f"epoch {epoch}/{self.recipe.schedule.epochs}", disable=not self.progress)
         for step, (images, targets, index) in enumerate(bar):
@@ -141,21 +143,26 @@ class _Training:
             self.accelerator.backward(result.loss)
             self.prepared_optimizer.step()
             # summed on the device: reading a number here would wait for it
-            for name, value in {"loss": result.loss.detach(), **result.parts}.items():
-                totals[name] = totals[name] + value.float() if name in totals else value.float()
-        means = self._means(totals, steps, epoch)
+            names = ["loss", *result.parts]
+            values = torch.stack([value.float() for value in (result.loss.detach(), *result.parts.values())])
+            totals = totals + values
+            broken = torch.minimum(broken, torch.where(values.isfinite(), steps, step))
+        means = self._means(dict(zip(names, totals / steps, strict=True)), broken, epoch)
         seconds = time.perf_counter() - started
         images_seen = steps * self.recipe.schedule.batch_size * self.accelerator.num_processes
         lr = self.optimizer.param_groups[0]["lr"]
         return {"epoch": epoch, **means, "lr": lr, "images_per_second": images_seen / seconds, "seconds": seconds}
 
-    def _means(self, totals: dict[str, Tensor], steps: int, epoch: int) -> dict[str, float]:
-        stacked = self.accelerator.reduce(torch.stack(list(totals.values())) / steps, reduction="mean")
-        means = dict(zip(totals, stacked.tolist(), strict=True))
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
+    def _means(self, local: dict[str, Tensor], broken: Tensor, epoch: int) -> dict[str, float]:
+        """Means over all processes; `broken` is the first step at which each was not finite."""
+        stacked = self.accelerator.reduce(torch.stack(list(local.values())), reduction="mean")
+        means = dict(zip(local, stacked.tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            steps = self.accelerator.gather(broken[None]).amin(0).tolist()
+            # what broke first; a step later the weights are broken, and with them everything
+            first = [name for name, step in zip(means, steps, strict=True) if step == min(steps)]
             raise TrainingDiverged(
-                f"{self.recipe.out}: {' and '.join(broken[1:] or broken)} became NaN or infinite in epoch {epoch}. "
+                f"{self.recipe.out}: {' and '.join(first[1:] or first)} became NaN or infinite in epoch {epoch}. "
                 f"The state after epoch {epoch - 1} is kept; lower schedule.lr or the weight of that part."
             )
         return means

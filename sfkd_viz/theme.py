@@ -22,14 +22,14 @@ _AXIS = {
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "Inter, Helvetica Neue, Arial, sans-serif", "size": 13, "color": _INK},
-        "title": {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 14}, "font": {"size": 16}},
+        "title": {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 18}, "font": {"size": 16}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "colorway": PALETTE,
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"},
-        "margin": {"l": 56, "r": 24, "t": 92, "b": 56},
+        "margin": {"l": 56, "r": 24, "t": 96, "b": 56},
         "hoverlabel": {"font": {"family": "ui-monospace, Menlo, monospace", "size": 12}},
     }
 )

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sfkd.cli import main
+from sfkd.runs import RunFolder
+
+ValuesOf = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def file(tmp_path: Path, recipe_values: ValuesOf) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values(tmp_path / "run")), encoding="utf-8")
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on stderr of a command that must fail with exit status 2."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("sfkd: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "order", [["FILE", "--quiet", "OVERRIDE"], ["FILE", "OVERRIDE", "--quiet"], ["--quiet", "FILE", "OVERRIDE"]]
+)
+def test_train_evaluate_export(
+    file: Path, tmp_path: Path, order: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Overrides and options in any order."""
+    words = {"FILE": str(file), "OVERRIDE": "schedule.epochs=1"}
+    assert main(["train", *(words.get(word, word) for word in order)]) == 0
+    out, err = capsys.readouterr()
+    assert "epoch 1/1" in out
+    assert "it/s" not in err
+    folder = RunFolder(tmp_path / "run")
+    assert folder.finished
+    assert len(folder.metrics()) == 1
+    assert main(["evaluate", str(folder.path)]) == 0
+    top1 = re.fullmatch(r"student: top-1 ([\d.]+) % \(\d+ of 32\)\n", capsys.readouterr().out)
+    assert top1 is not None
+    assert float(top1[1]) == pytest.approx(folder.metrics()[-1]["top1"], abs=0.01)
+    assert main(["export", str(folder.path), str(tmp_path / "export")]) == 0
+    assert RunFolder(tmp_path / "export").finished
+
+
+def test_evaluate_shows_every_model_and_takes_another_root(
+    finished_run: RunFolder, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run.path, tmp_path / "run")
+    moved = shutil.copytree(data_root, tmp_path / "moved")
+    for config in run.rglob("config.yaml"):
+        config.write_text(config.read_text(encoding="utf-8").replace(str(data_root), "/nowhere"), encoding="utf-8")
+    assert "no data set" in fails(capsys, "evaluate", run)
+    assert main(["evaluate", str(run), "--root", str(moved)]) == 0
+    found = dict(re.findall(r"^([a-z ]+): top-1 ([\d.]+) %", capsys.readouterr().out, re.MULTILINE))
+    assert list(found) == ["teacher", "student alone", "student"]
+    assert float(found["student"]) == pytest.approx(finished_run.metrics()[-1]["top1"], abs=0.01)
+    nested = finished_run.nested("teacher")
+    assert nested is not None
+    assert float(found["teacher"]) == pytest.approx(nested.metrics()[-1]["top1"], abs=0.01)
+
+
+def test_list_names_distillers_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["none", "kd", "fitnet", "sfkd"]
+    assert "temperature=2.0" in lines["kd"]
+    assert "wavelet='haar'" in lines["sfkd"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.epoch=1", "schedule.epoch: unknown key 'epoch'. Did you mean 'epochs'"),
+        ("schedule.epochs", "overrides are key=value"),
+        ("method.name=sfdk", "unknown distiller 'sfdk'. Did you mean 'sfkd'"),
+        ("method.name=kd", "KD distils from a teacher"),
+        ("method.options.strength=1", "unknown option of none 'strength'"),
+        ("student.name=resnet81", "unknown timm model 'resnet81'"),
+        ("student.kwargs.wings=2", "could not build 'swin_tiny"),
+        ("student.layers=[stage9]", "unknown layer of swin"),
+        ("data.root=/nowhere", "no data set 'torch/mnist' (train) in /nowhere"),
+        ("schedule.optimizer=adamm", "timm knows no optimizer 'adamm'"),
+        ("teacher.run=/nowhere", "no run folder at /nowhere"),
+        ("mixed_precision=fp8", "mixed_precision"),
+        ("out=/proc/nowhere", "/proc/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(file: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fails(capsys, "train", file, "--quiet", override)
+
+
+@pytest.mark.parametrize("content", ["a: [1\nb: 2\n", "- 1\n", "", "\t"])
+def test_a_broken_recipe_is_one_line(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content, encoding="utf-8")
+    assert str(path) in fails(capsys, "train", path)
+
+
+def test_folders_that_are_no_run_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no recipe at" in fails(capsys, "train", tmp_path / "nowhere.yaml")
+    assert "no run folder at" in fails(capsys, "evaluate", tmp_path / "nowhere")
+    assert "config.yaml is missing" in fails(capsys, "evaluate", tmp_path)
+    assert "has not finished" in fails(capsys, "export", tmp_path, tmp_path / "export")
+
+
+def test_another_recipe_in_the_same_folder(
+    finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run.path, tmp_path / "run")
+    line = fails(capsys, "train", run / "config.yaml", f"out={run}", "schedule.lr=0.5")
+    assert "was begun with another recipe (schedule.lr: 0.002 → 0.5)" in line
+
+
+def test_damaged_weights(finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(finished_run.path, tmp_path / "run")
+    (run / "student" / "model.safetensors").write_bytes(b"garbage")
+    assert "no readable safetensors file" in fails(capsys, "evaluate", run)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no run folder"):
+        main(["--debug", "evaluate", str(tmp_path / "nowhere")])
+
+
+def test_a_stop_says_how_to_go_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sfkd.train.train", stopped)
+    assert main(["train", str(file)]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["teach"], ["train"], ["list", "extra"], ["train", "x.yaml", "--loud"], ["evaluate", "a", "b=c"]]
+)
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: sfkd" in capsys.readouterr().err

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfkd import losses
+from sfkd.losses import GaussianFrequencyLoss, band_loss, gaussian_frequency_loss, hint_loss, kd_loss
+from sfkd.wavelet import decompose
+
+PUBLISHED = dict(np.load(Path(__file__).parent / "reference" / "published_losses.npz"))
+KD_KEYS = [key for key in PUBLISHED if key.startswith("kd_T")]
+MASKS = [("low", 0.25), ("high", 0.25), ("band", (0.1, 0.3))]
+
+
+def maps(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    noise = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return noise[0], noise[1]
+
+
+def test_published_values_are_there() -> None:
+    assert KD_KEYS == ["kd_T1", "kd_T4"]
+
+
+@pytest.mark.parametrize("key", KD_KEYS)
+def test_kd_equals_the_published_implementation(key: str) -> None:
+    student, teacher = (torch.from_numpy(PUBLISHED[f"logits_{role}"]) for role in ("student", "teacher"))
+    loss = kd_loss(student, teacher, temperature=float(key.removeprefix("kd_T")))
+    assert loss.item() == pytest.approx(float(PUBLISHED[key]), rel=2e-6)
+
+
+def test_kd_has_a_direction_and_is_a_mean_over_samples() -> None:
+    student, teacher = maps(6, 10)
+    loss = kd_loss(student, teacher, temperature=2.0)
+    assert loss.item() != pytest.approx(kd_loss(teacher, student, temperature=2.0).item(), rel=1e-3)
+    halves = [kd_loss(student[i : i + 3], teacher[i : i + 3], temperature=2.0) for i in (0, 3)]
+    torch.testing.assert_close(loss, torch.stack(halves).mean())
+
+
+def test_kd_gradient() -> None:
+    student, teacher = maps(3, 5)
+    assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature=3.0), student.requires_grad_())
+
+
+def test_hint_is_the_mean_squared_difference() -> None:
+    student, teacher = maps(2, 3, 4, 4)
+    torch.testing.assert_close(hint_loss(student, teacher), (student - teacher).square().mean())
+
+
+# -- sub-bands --------------------------------------------------------------------------------------------------------
+
+
+def test_band_loss_by_hand() -> None:
+    """One level on one image: the approximation weighs 1, each of three details a third of 0.5, errors are relative."""
+    student, teacher = (decompose(x, levels=1) for x in maps(1, 2, 4, 4))
+    expected = 0.0
+    for (name, s), (_, t) in zip(student.items(), teacher.items(), strict=True):
+        error, energy = ((s - t) ** 2).sum(), (t**2).sum()
+        expected += (1.0 if name == "A1" else 0.5 / 3) * error / (energy + 0.01 * t.numel())
+    torch.testing.assert_close(band_loss(student, teacher), expected)
+
+
+def test_band_loss_is_a_mean_over_images() -> None:
+    student, teacher = maps(4, 2, 8, 8)
+    whole = band_loss(decompose(student), decompose(teacher))
+    each = [band_loss(decompose(student[i : i + 1]), decompose(teacher[i : i + 1])) for i in range(4)]
+    torch.testing.assert_close(whole, torch.stack(each).mean())
+
+
+def test_band_weights() -> None:
+    student, teacher = maps(2, 3, 8, 8)
+    s, t = decompose(student), decompose(teacher)
+    low = band_loss(s, t, approximation_weight=1, detail_weight=0)
+    high = band_loss(s, t, approximation_weight=0, detail_weight=1)
+    torch.testing.assert_close(band_loss(s, t, approximation_weight=2, detail_weight=3), 2 * low + 3 * high)
+    only_low_differs = decompose(teacher + 1)
+    assert band_loss(only_low_differs, t, approximation_weight=0, detail_weight=1).item() == pytest.approx(0, abs=1e-20)
+    assert band_loss(only_low_differs, t).item() > 0.1
+
+
+def test_band_loss_survives_an_empty_band_in_the_teacher() -> None:
+    student = decompose(torch.randn(2, 3, 8, 8))
+    assert band_loss(student, decompose(torch.ones(2, 3, 8, 8))).isfinite()
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+def test_band_loss_gradcheck(levels: int) -> None:
+    student, teacher = maps(2, 2, 7, 8)
+    target = decompose(teacher, levels=levels)
+    assert torch.autograd.gradcheck(
+        lambda s: band_loss(decompose(s, levels=levels), target), student.requires_grad_(), fast_mode=True
+    )
+
+
+# -- Gaussian-filtered Fourier loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 7), (5, 12), (1, 1)])
+@pytest.mark.parametrize("sigma", [math.inf, 1e6])
+def test_a_wide_filter_gives_the_mean_squared_error(shape: tuple[int, int], sigma: float) -> None:
+    student, teacher = maps(2, 3, *shape)
+    torch.testing.assert_close(gaussian_frequency_loss(student, teacher, sigma=sigma), F.mse_loss(student, teacher))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (6, 5)])
+@pytest.mark.parametrize(("mask", "sigma"), MASKS)
+@pytest.mark.parametrize("spectrum", ["complex", "amplitude", "log"])
+def test_against_the_full_plane_in_numpy(shape: tuple[int, int], mask, sigma, spectrum) -> None:
+    student, teacher = maps(2, 3, *shape)
+    f = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
+    widths = sigma if isinstance(sigma, tuple) else (sigma,)
+    low = [np.exp(-(f**2) / (2 * s**2)) for s in widths]
+    g = {"low": low[0], "high": 1 - low[0], "band": low[-1] - low[0]}[mask]
+    s, t = (np.fft.fft2(x.numpy(), norm="ortho") for x in (student, teacher))
+    if spectrum != "complex":
+        s, t = np.abs(s), np.abs(t)
+    if spectrum == "log":
+        s, t = np.log1p(s), np.log1p(t)
+    expected = (g**2 * np.abs(s - t) ** 2).sum((-2, -1)).mean() / (g**2).sum()
+    loss = gaussian_frequency_loss(student, teacher, sigma=sigma, mask=mask, spectrum=spectrum)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("spectrum", ["amplitude", "log"])
+def test_amplitude_losses_ignore_a_circular_shift(spectrum) -> None:
+    x, _ = maps(2, 3, 8, 9)
+    shifted = x.roll((2, 3), (-2, -1))
+    assert gaussian_frequency_loss(shifted, x, spectrum=spectrum).item() == pytest.approx(0, abs=1e-25)
+    assert gaussian_frequency_loss(shifted, x).item() > 0.1
+
+
+def test_low_and_high_masks_see_their_side() -> None:
+    flat, board = torch.ones(1, 1, 8, 8), torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)[None, None]
+    zero = torch.zeros(1, 1, 8, 8)
+    low, high = ({"sigma": 0.1, "mask": mask} for mask in ("low", "high"))
+    assert gaussian_frequency_loss(board, zero, **low) < 1e-6 < gaussian_frequency_loss(flat, zero, **low)
+    assert gaussian_frequency_loss(flat, zero, **high) < 1e-6 < gaussian_frequency_loss(board, zero, **high)
+
+
+@pytest.mark.parametrize(("mask", "sigma"), MASKS)
+@pytest.mark.parametrize("spectrum", ["complex", "amplitude", "log"])
+def test_gradcheck_and_module_equals_function(mask, sigma, spectrum) -> None:
+    student, teacher = maps(2, 2, 5, 6)
+    options = {"sigma": sigma, "mask": mask, "spectrum": spectrum}
+    module = GaussianFrequencyLoss(**options)
+    assert torch.equal(module(student, teacher), gaussian_frequency_loss(student, teacher, **options))
+    assert torch.autograd.gradcheck(
+        lambda s, t: gaussian_frequency_loss(s, t, **options), (student.requires_grad_(), teacher.requires_grad_())
+    )
+    assert torch.autograd.gradcheck(lambda s: module(s, teacher.detach()), student)
+
+
+@pytest.mark.parametrize("spectrum", ["amplitude", "log"])
+def test_gradient_is_finite_at_an_empty_spectrum(spectrum) -> None:
+    zero = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    gaussian_frequency_loss(zero, torch.randn(1, 2, 8, 8), spectrum=spectrum).backward()
+    assert zero.grad is not None
+    assert zero.grad.isfinite().all()
+
+
+def test_module_shows_its_options() -> None:
+    assert repr(GaussianFrequencyLoss(sigma=0.1, mask="high", spectrum="log")) == (
+        "GaussianFrequencyLoss(sigma=0.1, mask='high', spectrum='log')"
+    )
+
+
+def test_weights_first_made_in_inference_mode_serve_training() -> None:
+    losses._spectral_weights.cache_clear()
+    with torch.inference_mode():
+        gaussian_frequency_loss(torch.randn(2, 8, 8), torch.randn(2, 8, 8), sigma=0.31)
+    student = torch.randn(2, 8, 8, requires_grad=True)
+    gaussian_frequency_loss(student, torch.randn(2, 8, 8), sigma=0.31).backward()
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+
+
+# -- types and errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        (kd_loss, (4, 10)),
+        (hint_loss, (2, 3, 7, 8)),
+        (gaussian_frequency_loss, (2, 3, 7, 8)),
+        (lambda s, t: gaussian_frequency_loss(s, t, spectrum="log"), (2, 3, 7, 8)),
+        (lambda s, t: band_loss(decompose(s), decompose(t)), (2, 3, 7, 8)),
+    ],
+    ids=["kd", "hint", "gffl", "gffl-log", "bands"],
+)
+def test_half_precision_gives_the_float32_loss(
+    loss, shape: tuple[int, ...], dtype: torch.dtype, autocast: bool
+) -> None:
+    student, teacher = (x.to(dtype) for x in maps(*shape))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = loss(student, teacher)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(loss(student.double(), teacher.double()).item(), rel=1e-5)
+
+
+ZERO = torch.zeros(2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kd_loss(torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, r"equal shapes, got \(2, 3\) and \(2, 4\)"),
+        (lambda: kd_loss(ZERO, ZERO), ValueError, r"logits \[B, K\], got shape \(2, 8, 8\)"),
+        (lambda: kd_loss(ZERO[0], ZERO[0], temperature=0), ValueError, "number > 0, got 0"),
+        (lambda: hint_loss(ZERO, ZERO[:1]), ValueError, "hint_loss expects equal shapes"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO[..., :4]), ValueError, "common channels and a common grid"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO, spectrum="phase"), ValueError, "unknown spectrum 'phase'"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO, mask="mid"), ValueError, "unknown kind 'mid'"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=-0.1), ValueError, "one number > 0"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=[0.1, 0.2]), ValueError, "one number > 0"),
+        (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=0.1, mask="band"), ValueError, "a pair"),
+        (lambda: gaussian_frequency_loss(ZERO[0, 0], ZERO[0, 0]), ValueError, "got 1 dimension"),
+        (lambda: gaussian_frequency_loss(ZERO + 0j, ZERO + 0j), TypeError, "expects real values"),
+        (lambda: gaussian_frequency_loss(ZERO[:, :1, :1], ZERO[:, :1, :1], mask="high"), ValueError, "keeps nothing"),
+        (lambda: band_loss(decompose(ZERO), decompose(ZERO, levels=1)), ValueError, "one wavelet and depth"),
+        (lambda: band_loss(decompose(ZERO), decompose(ZERO, "db1")), ValueError, "'haar' with 2 and 'db1' with 2"),
+        (lambda: band_loss(decompose(ZERO), decompose(ZERO[:1])), ValueError, r"band_loss \(A2\) expects equal shapes"),
+    ],
+)
+def test_errors_say_what_to_do(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,167 @@
+"""Measures against closed forms and PyWavelets, numpy and scipy."""
+
+import numpy as np
+import pytest
+import pywt
+import scipy.fft
+import torch
+
+import sfkd_viz
+from sfkd import create_distiller
+from sfkd_viz.measures.inputs import as_maps, channel_loading
+
+RNG = np.random.default_rng(0)
+
+
+def test_spectrum_is_the_mean_power_of_scipy():
+    x = RNG.normal(size=(2, 3, 8, 6))
+    expected = np.fft.fftshift(np.abs(scipy.fft.fft2(x, norm="ortho")) ** 2, axes=(-2, -1)).mean((0, 1))
+    measured = sfkd_viz.spectrum(x)
+    np.testing.assert_allclose(measured.power, expected, rtol=1e-10)
+    assert (measured.images, measured.channels) == (2, 3)
+    np.testing.assert_allclose(measured.power.sum(), (x**2).sum((-2, -1)).mean(), rtol=1e-10)
+
+
+def test_spectrum_puts_a_sinusoid_in_its_two_cells():
+    columns = np.arange(16)
+    wave = np.cos(2 * np.pi * 3 * columns / 16) * np.ones((16, 1))
+    measured = sfkd_viz.spectrum(wave)
+    rows_f, columns_f = measured.frequencies
+    row, column = np.unravel_index(measured.share.argmax(), (16, 16))
+    assert rows_f[row] == 0
+    assert abs(columns_f[column]) == 3 / 16
+    np.testing.assert_allclose(np.sort(measured.share.ravel())[-2:], 0.5, atol=1e-12)
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("cycles/image", 3), ("cycles/pixel", 3 / 16), ("pi", 6 / 16)])
+def test_radial_spectrum_puts_a_sinusoid_in_its_ring(unit, expected):
+    wave = np.cos(2 * np.pi * 3 * np.arange(16) / 16) * np.ones((16, 1))
+    measured = sfkd_viz.radial_spectrum(wave, unit=unit)
+    assert measured.frequency[measured.share.argmax()] == pytest.approx(expected)
+    assert measured.share.sum() == pytest.approx(1)
+    assert measured.share.max() == pytest.approx(1)
+
+
+def test_constant_and_zero_maps():
+    assert sfkd_viz.spectrum(np.ones((5, 7))).share[2, 3] == pytest.approx(1)
+    assert sfkd_viz.spectrum(np.zeros((4, 4))).share.sum() == 0
+    assert sfkd_viz.radial_spectrum(np.zeros((4, 4))).share.sum() == 0
+    energy = sfkd_viz.band_energy(np.ones((8, 8)))
+    assert energy.share["A2"] == pytest.approx(1)
+    assert max(v for k, v in energy.share.items() if k != "A2") == 0
+    assert np.isnan(sfkd_viz.gaussian_filter(np.zeros((4, 4))).kept_energy)
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+def test_band_energy_against_pywavelets(wavelet):
+    x = RNG.normal(size=(2, 3, 16, 16))
+    measured = sfkd_viz.band_energy(x, wavelet, 2)
+    approximation, coarse, fine = pywt.wavedec2(x, wavelet, "symmetric", 2)
+    expected = [approximation, *coarse, *fine]
+    for (name, energy), band in zip(measured.energy.items(), expected, strict=True):
+        assert energy == pytest.approx((band**2).sum((-2, -1)).mean(), rel=1e-5), name
+    assert sum(measured.share.values()) == pytest.approx(1)
+
+
+def test_subbands_of_one_channel_are_coefficients_in_units_of_rms():
+    x = RNG.normal(size=(2, 3, 8, 8))
+    measured = sfkd_viz.subbands(x, "haar", 1, channel=2)
+    a, (h, v, d) = pywt.dwt2(x[0, 2], "haar", "symmetric")
+    rms = np.sqrt((x[0, 2] ** 2).mean())
+    for name, band in zip(("A1", "H1", "V1", "D1"), (a, h, v, d), strict=True):
+        np.testing.assert_allclose(measured.bands[name], band / rms, atol=1e-6)
+    assert measured.signed
+    assert "image 1 of 2" in measured.channel
+
+
+def test_subbands_tell_clamped_levels():
+    measured = sfkd_viz.subbands(np.ones((4, 4)), levels=3)
+    assert (measured.levels, measured.asked_levels) == (1, 3)
+
+
+def test_principal_component_finds_a_planted_direction():
+    pattern = RNG.normal(size=(1, 1, 8, 8))
+    direction = np.array([0.6, -0.8, 0.0]).reshape(1, 3, 1, 1)
+    x = torch.from_numpy(10 * pattern * direction + 0.01 * RNG.normal(size=(1, 3, 8, 8)))
+    loading, label = channel_loading(x, "pc1")
+    np.testing.assert_allclose(loading, [-0.6, 0.8, 0.0], atol=1e-2)
+    assert "100 %" in label
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.25, 5.0])
+def test_gaussian_filter_splits_a_map(sigma):
+    x = RNG.normal(size=(1, 2, 8, 8))
+    measured = sfkd_viz.gaussian_filter(x, sigma, channel=1)
+    np.testing.assert_allclose(measured.kept + measured.removed, x[0, 1], atol=1e-6)
+    power = sfkd_viz.spectrum(x).power
+    expected = (measured.mask.astype(float) ** 2 * power).sum() / power.sum()
+    assert measured.kept_energy == pytest.approx(expected, rel=1e-5)
+    assert 0 < measured.kept_energy_without_dc <= measured.kept_energy + 1e-6 or sigma == 5.0
+
+
+def test_gaussian_filter_of_a_shape_is_the_mask_alone():
+    measured = sfkd_viz.gaussian_filter((8, 6), 0.2)
+    assert measured.mask.shape == (8, 6)
+    assert measured.kept_energy is None
+
+
+def test_ds2s_measure_of_a_fresh_distiller_is_the_identity(tiny):
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    measured = sfkd_viz.ds2s(distiller, torch.randn(2, 1, 32, 32))
+    assert not measured.trained
+    for stage in ("within", "across"):
+        assert measured.gain[stage] == pytest.approx(dict.fromkeys(measured.gain[stage], 1.0))
+        for name, band in measured.stages[stage].bands.items():
+            np.testing.assert_array_equal(band, measured.stages["input"].bands[name])
+
+
+def test_ds2s_measure_sees_a_planted_gain(tiny):
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    refine = distiller.spatial_frequency[0].refine
+    with torch.no_grad():
+        refine.low.weight[:, :, 1, 1] = 1.0  # doubles A, so four times its energy
+    measured = sfkd_viz.ds2s(distiller, torch.randn(2, 1, 32, 32))
+    assert measured.trained
+    assert measured.gain["within"]["A2"] == pytest.approx(4, rel=1e-5)
+    assert measured.gain["within"]["H1"] == pytest.approx(1)
+
+
+def test_ds2s_refuses_what_has_none(tiny):
+    kd = create_distiller("kd", student=tiny("swin"), teacher=tiny("convnext"))
+    with pytest.raises(TypeError, match="other methods have no DS2S"):
+        sfkd_viz.ds2s(kd, torch.randn(1, 1, 32, 32))
+    sfkd = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    with pytest.raises(ValueError, match="is not paired; choose one of"):
+        sfkd_viz.ds2s(sfkd, torch.randn(1, 1, 32, 32), layer="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("feat", "error", "message"),
+    [
+        (torch.ones(4, 4, dtype=torch.complex64), TypeError, "complex"),
+        (np.ones((4, 4), dtype=complex), TypeError, "complex"),
+        (torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]), ValueError, "1 NaN and 1 infinite"),
+        (np.ones(4), ValueError, "1 dimension"),
+        (np.ones((1, 1, 1, 2, 2)), ValueError, "5 dimension"),
+        (np.ones((0, 4)), ValueError, "empty"),
+        (np.array([["a"]]), TypeError, "numeric array"),
+    ],
+)
+def test_inputs_are_refused_by_name(feat, error, message):
+    with pytest.raises(error, match=message):
+        sfkd_viz.spectrum(feat)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64])
+def test_inputs_of_every_real_type(dtype):
+    x = torch.ones(3, 4, 4, dtype=dtype, requires_grad=dtype.is_floating_point)
+    assert as_maps(x).shape == (1, 3, 4, 4)
+    assert not as_maps(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("channel", "message"), [(3, "channels 0 to 2"), ("pc4", "expects a number"), (True, "expects a number")]
+)
+def test_channels_are_refused_by_name(channel, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        sfkd_viz.subbands(np.ones((3, 4, 4)), channel=channel)
