@@ -1,5 +1,6 @@
 """The app without a browser: plain values in, figures and messages out; and its command line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_cache_is_bounded_and_keeps_the_latest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run", "nowhere"], "no run folder at nowhere"),
+        (["--run", "nowhere"], "no run folder at .*nowhere: pass a folder"),
         (["--run", "docs"], "docs is no run folder: config.yaml is missing"),
         (["--device", "warp"], "device 'warp' is not available here"),
     ],
@@ -150,5 +151,5 @@ def test_bad_arguments_are_one_line(arguments, message):
     command = [sys.executable, "app/launch.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert re.search(message, done.stderr)
     assert done.stderr.count("\n") == 1

@@ -70,6 +70,9 @@ def test_loss_is_the_weighted_sum_of_its_parts(
 @torch.no_grad()
 def test_parts_are_the_functions_of_the_package(tiny: Tiny, images: Tensor) -> None:
     distiller = build(tiny, "sfkd", sigma=0.15, temperature=3.0, label_smoothing=0.1).eval()
+    for layer in distiller.spatial_frequency:
+        nn.init.normal_(layer.refine.mixing)  # so that refined maps are not the aligned ones
+        nn.init.normal_(layer.refine.excite.bias)
     result = distiller(images, TARGETS)
     student, teacher = distiller.student(images), distiller.teacher(images)
     views = distiller.inspect(images).values()
@@ -80,6 +83,23 @@ def test_parts_are_the_functions_of_the_package(tiny: Tiny, images: Tensor) -> N
     gffl = [gaussian_frequency_loss(view.refined, view.teacher, sigma=0.15) for view in views]
     torch.testing.assert_close(result.parts["bands"], torch.stack(bands).mean())
     torch.testing.assert_close(result.parts["gffl"], torch.stack(gffl).mean())
+
+
+@torch.no_grad()
+def test_hints_are_a_mean_over_layers_of_standardised_maps(tiny: Tiny, images: Tensor) -> None:
+    distiller = build(tiny, "fitnet").train()
+    result = distiller(images, TARGETS)
+    student, teacher = distiller.student(images).features, distiller.teacher(images).features
+    hints = []
+    for (s, t), regress in zip(distiller.pairs, distiller.regressors, strict=True):
+        target = teacher[t]
+        target = target - target.mean((0, 2, 3), keepdim=True)
+        target = target / target.std((0, 2, 3), keepdim=True, unbiased=False)
+        ours = regress(student[s])
+        grid = min(ours.shape[-1], target.shape[-1])
+        ours, target = (F.adaptive_avg_pool2d(x, grid) for x in (ours, target))
+        hints.append((ours - target).square().mean())
+    torch.testing.assert_close(result.parts["hint"], torch.stack(hints).mean(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -347,12 +348,20 @@ def test_missing_weights_fail_at_once_without_a_network(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     attempts: list[object] = []
+
+    def refused(*address: object, **_: object) -> None:
+        attempts.append(address)
+        raise OSError("the network was asked")
+
     monkeypatch.setattr(sfkd.features, "_resolves", lambda host: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: attempts.append(address))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
     with pytest.raises(WeightsError, match=f"weights of '{name}' could not be downloaded.*pass pretrained=False"):
         Backbone(name, pretrained=True)
     assert attempts == []
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_a_model_that_has_no_weights_says_so() -> None:
