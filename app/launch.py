@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Open the pair first, so that a bad path is one line here and not a broken page."""
     args = parse(arguments)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from callbacks import Microscope, UserError
 
     try:

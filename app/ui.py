@@ -72,7 +72,7 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Controls:
-    """What all views follow, in the order of `_Page.draw`'s arguments."""
+    """What all views follow, in the order of `_Wiring.draw`'s arguments."""
 
     layer: gr.Dropdown
     wavelet: gr.Dropdown
@@ -88,7 +88,7 @@ class _Controls:
 def build(microscope: Microscope) -> gr.Blocks:
     """The page for one microscope."""
     first = microscope.pair(microscope.first)
-    with gr.Blocks(title="SFKD microscope", analytics_enabled=False) as page:
+    with gr.Blocks(title="SFKD microscope", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
             "# What moves between architectures\nSpatial-frequency components of a teacher and its students, by layer."
         )

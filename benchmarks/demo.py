@@ -83,8 +83,8 @@ Test top-1 in percent on the 10,000 test images of Fashion-MNIST, after the last
 teacher for all seeds). The weights here are seed 0, which was fixed beforehand.
 
 - **Data**: Fashion-MNIST (Zalando SE, MIT licence), {samples:,} of its 60,000 training images (a fixed random choice),
-  zero-padded to 32 pixels, random crop and flip. Method weights were chosen on training images outside that choice; the
-  test set chose nothing.
+  zero-padded to 32 pixels, random crop and flip. SFKD runs with the library's defaults; one thing was chosen, the scale
+  at which the teacher's residual branches start, on training images outside that choice. The test set chose nothing.
 - **Recipe**: `configs/demo.yaml`; everything written out in `config.yaml` here. Teacher {_epochs(run.nested("teacher"))}
   epochs, students {_epochs(run)}.
 - **Command**: `make demo`. Trained on {environment["machine"]}, without a GPU; Python {environment["python"]}, {versions};

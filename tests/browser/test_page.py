@@ -27,24 +27,28 @@ def address(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     root = tmp_path_factory.mktemp("runs")
-    log = (root / "app.log").open("w+")
+    log = root / "app.log"
     command = [sys.executable, "app/launch.py", "--no-browser", "--port", str(port), "--runs-root", str(root)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}/"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        yield _when_open(f"http://127.0.0.1:{port}/", process, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert "Traceback" not in log.read_text()
+
+
+def _when_open(url: str, process: subprocess.Popen, log: Path) -> str:
     for _ in range(240):
-        assert process.poll() is None, (root / "app.log").read_text()
+        if process.poll() is not None:
+            break
         try:
             urllib.request.urlopen(url, timeout=5).close()
-            break
+            return url
         except OSError:
             time.sleep(0.5)
-    else:
-        pytest.fail((root / "app.log").read_text())
-    yield url
-    process.terminate()
-    process.wait(30)
-    log.close()
-    assert "Traceback" not in (root / "app.log").read_text()
+    pytest.fail(log.read_text())
 
 
 @pytest.fixture(scope="module")
