@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 PATIENCE = 120_000  # milliseconds; a loaded machine is slow, not wrong
+expect.set_options(timeout=PATIENCE)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
@@ -83,7 +84,7 @@ def _is_local(url, address):
 def drawn(page: Page, title: str) -> dict:
     """Wait for a visible figure whose title matches; its first trace's type and the number of traces."""
     figure = page.locator(".js-plotly-plot:visible", has=page.locator(".gtitle", has_text=re.compile(title)))
-    expect(figure.first).to_be_visible(timeout=PATIENCE)
+    expect(figure.first).to_be_visible()
     return figure.first.evaluate("f => ({traces: f.data.length, type: f.data[0].type, height: f.clientHeight})")
 
 
@@ -128,7 +129,7 @@ def test_controls(page):
     page.wait_for_function("document.querySelector('.js-plotly-plot').data.length === 12", timeout=PATIENCE)
     page.get_by_label("Layer: student ↔ teacher").click()
     page.get_by_role("option").nth(1).click()
-    expect(page.locator(".js-plotly-plot:visible", has_text="stages.2")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".js-plotly-plot:visible", has_text="stages.2")).to_be_visible()
     page.get_by_role("tab", name="Gaussian masks").click()
     drawn(page, "σ = 0.25")
     page.get_by_label("number input for Sigma, cycles/pixel").fill("0.1")
@@ -143,16 +144,16 @@ def test_other_images(page):
     expect(page.locator(".verdict")).to_contain_text("photograph “cat”")
     page.get_by_role("button", name="Average over all samples").click()
     expect(page.locator(".verdict")).to_contain_text("mean over all 240 sample images")
-    expect(page.locator(".js-plotly-plot:visible", has_text="240 images").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".js-plotly-plot:visible", has_text="240 images").first).to_be_visible()
 
 
 def test_upload_and_a_broken_upload(page, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("not a picture")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "a.png")
-    expect(page.locator(".verdict")).to_contain_text("your picture", timeout=PATIENCE)
+    expect(page.locator(".verdict")).to_contain_text("your picture")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "b.png")
-    expect(page.get_by_text("cannot be read as a picture")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("cannot be read as a picture")).to_be_visible()
 
 
 def test_another_pair_by_name(page):
@@ -160,10 +161,10 @@ def test_another_pair_by_name(page):
     page.get_by_label("Teacher (timm name)").fill("test_vit.r160_in1k")
     page.get_by_label("Student (timm name)").fill("no_such_model")
     page.get_by_role("button", name="Open models").click()
-    expect(page.get_by_text("unknown timm model 'no_such_model'")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("unknown timm model 'no_such_model'")).to_be_visible()
     page.get_by_label("Student (timm name)").fill("test_resnet.r160_in1k")
     page.get_by_role("button", name="Open models").click()
-    expect(page.locator(".badge.warn")).to_contain_text("random weights", timeout=PATIENCE)
+    expect(page.locator(".badge.warn")).to_contain_text("random weights")
     page.get_by_role("tab", name="DS2S").click()
     drawn(page, "untrained: the identity")
 
@@ -180,9 +181,9 @@ def test_missing_weights_offer_random_ones(browser, address):
     page.get_by_label("Student (timm name)").fill("test_resnet.r160_in1k")
     page.get_by_label("Pretrained weights").check()
     page.get_by_role("button", name="Open models").click()
-    expect(page.get_by_text("No weights.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("No weights.")).to_be_visible()
     page.get_by_role("button", name="Open with random weights").click()
-    expect(page.locator(".badge.warn")).to_contain_text("random weights", timeout=PATIENCE)
+    expect(page.locator(".badge.warn")).to_contain_text("random weights")
     page.close()
 
 
