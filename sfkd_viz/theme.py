@@ -53,10 +53,15 @@ def panels(
     return fig
 
 
+def axes(fig: go.Figure, row: int, column: int) -> tuple[str, str]:
+    """Names of a panel's axes, such as ("x3", "y3")."""
+    x_axis, y_axis = next(fig.select_xaxes(row=row, col=column)), next(fig.select_yaxes(row=row, col=column))
+    return x_axis.plotly_name.replace("axis", ""), y_axis.plotly_name.replace("axis", "")
+
+
 def square(fig: go.Figure, row: int, column: int, *, hidden: bool = True, from_top: bool = True) -> None:
     """Square cells in a panel; without ticks, and with row 0 on top, where it shows an image."""
-    x_axis = next(fig.select_xaxes(row=row, col=column))
-    anchor = x_axis.plotly_name.replace("axis", "")
+    anchor, _ = axes(fig, row, column)
     fig.update_xaxes(constrain="domain", showgrid=False, zeroline=False, visible=not hidden, row=row, col=column)
     fig.update_yaxes(
         scaleanchor=anchor,

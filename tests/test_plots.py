@@ -56,6 +56,7 @@ def test_plot_subbands_places_every_band_once():
     x = RNG.normal(size=(3, 16, 16))
     fig = sfkd_viz.plot_subbands(x, levels=2, channel=1)
     assert [t.name for t in fig.data] == ["A2", "H2", "V2", "D2", "H1", "V1", "D1"]
+    assert {"A2", "H2", "V2", "D2", "H1", "V1", "D1"} <= {a.text for a in fig.layout.annotations}
     covered = sum(np.size(t.z) * t.dx * t.dy for t in fig.data)
     assert covered == pytest.approx(256)
     measured = sfkd_viz.subbands(x, levels=2, channel=1)

@@ -14,6 +14,14 @@ from sfkd_viz.measures.subbands import BandImages, subbands
 
 _CORNER = {"A": (0, 0), "H": (0, 1), "V": (1, 0), "D": (1, 1)}  # (row, column) of a band in its level's square
 _FLOOR = 1e-6
+_LABEL = {
+    "xanchor": "left",
+    "yanchor": "top",
+    "showarrow": False,
+    "font": {"size": 10, "color": "#22272e"},
+    "bgcolor": "rgba(255,255,255,0.75)",
+    "borderpad": 1,
+}
 
 
 def plot_subbands(
@@ -60,11 +68,16 @@ def panel_title(name: str, measured: BandImages) -> str:
 def add_pyramids(fig: go.Figure, measured: Sequence[BandImages], row: int = 1) -> None:
     """One pyramid a column in `row`, sharing colour scales: signed details diverge around zero, approximations apart."""
     signed = measured[0].signed
+    boxes, labels = list(fig.layout.shapes), list(fig.layout.annotations)
     for column, images in enumerate(measured, 1):
         for name, band in images.bands.items():
             fig.add_trace(_tile(name, band, images), row, column)
         theme.square(fig, row, column)
-        _label_tiles(fig, images, row, column)
+        tile_boxes, tile_labels = _marks(images, theme.axes(fig, row, column))
+        boxes += tile_boxes
+        labels += tile_labels
+    # set once: add_shape and add_annotation check all that are there, each time
+    fig.layout.shapes, fig.layout.annotations = boxes, labels
     if signed:
         details = [b for m in measured for n, b in m.bands.items() if not n.startswith("A")]
         approximations = [b for m in measured for n, b in m.bands.items() if n.startswith("A")]
@@ -111,24 +124,17 @@ def _place(name: str, images: BandImages) -> tuple[float, float, float, float]:
     return row * height, column * width, height, width
 
 
-def _label_tiles(fig: go.Figure, images: BandImages, row: int, column: int) -> None:
+def _marks(images: BandImages, axes: tuple[str, str]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Borders and names of a pyramid's tiles."""
+    x, y = axes
+    boxes: list[dict[str, object]] = []
+    labels: list[dict[str, object]] = []
     for name in images.bands:
         top, left, height, width = _place(name, images)
         box = {"x0": left, "x1": left + width, "y0": top, "y1": top + height}
-        fig.add_shape(type="rect", **box, line={"color": "white", "width": 1.5}, row=row, col=column)
-        fig.add_annotation(
-            x=left,
-            y=top,
-            xanchor="left",
-            yanchor="top",
-            text=name,
-            showarrow=False,
-            font={"size": 10, "color": "#22272e"},
-            bgcolor="rgba(255,255,255,0.75)",
-            borderpad=1,
-            row=row,
-            col=column,
-        )
+        boxes.append({"type": "rect", "xref": x, "yref": y, **box, "line": {"color": "white", "width": 1.5}})
+        labels.append({**_LABEL, "x": left, "y": top, "xref": x, "yref": y, "text": name})
+    return boxes, labels
 
 
 def _diverging(bands: Sequence[np.ndarray], word: str, y: float) -> dict[str, object]:
