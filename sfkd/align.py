@@ -82,6 +82,29 @@ class StudentProjection(nn.Sequential):
         super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(1, width))
 
 
+class AlignedPair(nn.Module):
+    """One layer of the student beside one of the teacher: the student projected, the teacher a fixed target, one grid.
+
+    Args:
+        student_channels, teacher_channels: of the two maps.
+        width: most channels in which they are compared.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, width: int) -> None:
+        super().__init__()
+        self.target = TeacherTarget(teacher_channels, width)
+        self.project = StudentProjection(student_channels, self.target.channels)
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps `[B, C, H, W]` of both, `[B, d, h, w]` on the smaller grid."""
+        return common_grid(self.project(student), self.target(teacher))
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Maps `[B, C, H, W]` as one vector a sample, `[B, C]`: the mean over positions, in float32 or float64."""
+    return (x if x.dtype == torch.float64 else x.float()).mean((-2, -1))
+
+
 def common_grid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps on the smaller of the two grids, by area averaging.
 

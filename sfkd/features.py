@@ -100,20 +100,30 @@ class Backbone(nn.Module):
         """Names of the captured layers, in depth order."""
         return list(self._names)
 
-    @cached_property
+    @property
     def layers(self) -> list[Layer]:
         """Name, channels, grid and reduction of the captured layers, measured by one forward of zeros."""
+        height = self.input_size[1]
+        return [Layer(name, c, (h, w), height / h) for name, (c, h, w) in self._measured[1].items()]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the logits, measured by the same forward."""
+        return self._measured[0]
+
+    @cached_property
+    def _measured(self) -> tuple[int, dict[str, tuple[int, ...]]]:
+        """Number of classes, and `(C, H, W)` by layer."""
         was_training = self.training
         self.eval()
         try:
             with torch.no_grad():
                 reference = next(self.parameters(), torch.zeros(()))
                 zeros = torch.zeros(1, *self.input_size, device=reference.device, dtype=reference.dtype)
-                features = self(zeros).features
+                logits, features = self(zeros)
         finally:
             self.train(was_training)
-        height = self.input_size[1]
-        return [Layer(name, f.shape[1], (f.shape[2], f.shape[3]), height / f.shape[2]) for name, f in features.items()]
+        return logits.shape[1], {name: tuple(f.shape[1:]) for name, f in features.items()}
 
     def forward(self, images: Tensor) -> Output:
         """Logits and maps of `images` `[B, C, H, W]`."""

@@ -6,6 +6,7 @@ the weights of one that was not.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from sfkd.config import Recipe
 from sfkd.data import create_dataset
-from sfkd.distillers import Distiller
+from sfkd.distillers import Distiller, distiller_options
 from sfkd.features import Backbone
 from sfkd.loading import build_distiller, build_model, build_teacher
 from sfkd.runs import Checkpoint, RunError, RunFolder, environment, save_model, save_safetensors
@@ -43,9 +44,13 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFold
         RunError: the folder was begun with another recipe. DataError, WeightsError, ValueError: what the recipe names
         is not there or does not fit. TrainingDiverged: the loss became NaN or infinite.
     """
-    for nested in (recipe.teacher_recipe(), recipe.baseline_recipe()):
-        if nested is not None:
-            train(nested, progress=progress, say=say)
+    recipe = _sized(recipe)
+    nested = [part for part in (recipe.teacher_recipe(), recipe.baseline_recipe()) if part is not None]
+    if nested:  # a mistake in the student or the method shows before hours of training the teacher, not after
+        teacher = build_model(recipe.teacher, recipe) if recipe.teacher is not None else None
+        build_distiller(recipe, build_model(recipe.student, recipe), teacher)
+    for part in nested:
+        train(part, progress=progress, say=say)
     AcceleratorState._reset_state()  # a process may train one recipe after another, of unlike precision
     # several processes on a machine without a GPU find each other only where Accelerate is told so
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=recipe.mixed_precision)
@@ -65,6 +70,18 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFold
     )
     _Training(recipe, folder, accelerator, progress and accelerator.is_main_process, say).run()
     return folder
+
+
+def _sized(recipe: Recipe) -> Recipe:
+    """The recipe with the number of training images, where the method has an option for it and the recipe is silent.
+
+    Written into config.yaml with the rest, so that a run folder opens without its data.
+    """
+    method = recipe.method
+    if "num_samples" not in distiller_options(method.name) or method.options.get("num_samples") is not None:
+        return recipe
+    options = method.options | {"num_samples": len(create_dataset(recipe.data, "train"))}  # type: ignore[arg-type]
+    return dataclasses.replace(recipe, method=dataclasses.replace(method, options=options))
 
 
 class _Training:

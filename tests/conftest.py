@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,9 @@ TINY: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """On maps this small a second thread costs more than it gives."""
+    """On maps this small a second thread, or a GPU, costs more than it gives; and runs can be compared bit for bit."""
     torch.set_num_threads(1)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
 @pytest.fixture(autouse=True)

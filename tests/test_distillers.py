@@ -238,7 +238,7 @@ def test_a_collapsed_target_is_impossible(tiny: Tiny, images: Tensor) -> None:
 
 
 def test_registry() -> None:
-    assert list_distillers() == METHODS
+    assert list_distillers()[: len(METHODS)] == METHODS
     assert distiller_options("kd") == {"kd_weight": 1.0, "temperature": 2.0, "ce_weight": 1.0, "label_smoothing": 0.0}
     with pytest.raises(ValueError, match=r"'kd' is registered already \(KD\)"):
         register("kd", Distiller)

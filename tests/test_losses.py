@@ -170,7 +170,7 @@ def test_module_shows_its_options() -> None:
 
 
 def test_weights_first_made_in_inference_mode_serve_training() -> None:
-    losses._spectral_weights.cache_clear()
+    losses.maps._spectral_weights.cache_clear()
     with torch.inference_mode():
         gaussian_frequency_loss(torch.randn(2, 8, 8), torch.randn(2, 8, 8), sigma=0.31)
     student = torch.randn(2, 8, 8, requires_grad=True)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import sfkd.train
+from sfkd import Distiller
 from sfkd.config import Recipe
 from sfkd.runs import RunError, RunFolder
 from sfkd.train import TrainingDiverged, train
@@ -97,6 +98,24 @@ def test_student_and_baseline_start_from_the_same_weights(
     teacher = {k: v for k, v in distilled["teacher"].items() if k != "schedule"}
     quietly(recipe(tmp_path / "run", **distilled | {"teacher": teacher}))
     assert_same_weights(starts["none"], starts["sfkd"])
+
+
+def test_every_epoch_sees_every_image_in_another_order(
+    tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Distiller.forward
+
+    def recorded(self: Distiller, images: Tensor, targets: Tensor, index: Tensor | None = None) -> Any:
+        assert index is not None
+        seen.extend(index.tolist())
+        return forward(self, images, targets, index)
+
+    monkeypatch.setattr(Distiller, "forward", recorded)
+    quietly(recipe(tmp_path / "run", student=CONVNEXT))
+    first, second = seen[:64], seen[64:]
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert first != second
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, recipe: RecipeOf) -> None:
@@ -202,7 +221,8 @@ def cli(*arguments: str, launcher: tuple[str, ...] = ()) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    inherited = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    return inherited | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 
 
 def finish(command: list[str]) -> str:
@@ -293,7 +313,7 @@ def test_mixed_precision_after_full_precision_in_one_process(tmp_path: Path, rec
 def test_a_loss_that_is_not_finite_names_its_part(
     tmp_path: Path, recipe: RecipeOf, distilled: Any, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = {"kd": "sfkd.distillers.kd.kd_loss", "gffl": "sfkd.losses.gaussian_frequency_loss"}[part]
+    target = {"kd": "sfkd.distillers.kd.kd_loss", "gffl": "sfkd.losses.maps.gaussian_frequency_loss"}[part]
     monkeypatch.setattr(target, lambda student, *_, **__: student.sum() * float("nan"))
     teacher = {k: v for k, v in distilled["teacher"].items() if k != "schedule"}
     described = recipe(tmp_path / "run", **distilled | {"teacher": teacher, "baseline": False})
@@ -348,3 +368,19 @@ def test_progress_says_what_counts(tmp_path: Path, recipe: RecipeOf, distilled: 
     assert "near chance, is it trained for these classes?" in text
     assert "epoch 2/2, loss" in text
     assert "after the last epoch (the one that is kept)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": {"name": "resnet81"}}, "unknown timm model 'resnet81'"),
+        ({"student": CONVNEXT | {"layers": ["stages.9"]}}, "unknown layer of convnext_atto 'stages.9'"),
+        ({"method": {"name": "sfkd", "options": {"sigmma": 1}}}, "unknown option of sfkd 'sigmma'"),
+    ],
+)
+def test_mistakes_show_before_the_teacher_is_trained(
+    tmp_path: Path, recipe: RecipeOf, distilled: Any, changes: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quietly(recipe(tmp_path / "run", **distilled | changes))
+    assert not (tmp_path / "run").exists()

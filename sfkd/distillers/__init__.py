@@ -7,10 +7,19 @@ from typing import Any
 
 from sfkd._checks import unknown
 from sfkd.distillers.base import Distiller, Result
+from sfkd.distillers.correlation import Correlation
+from sfkd.distillers.crd import CRD
+from sfkd.distillers.dist import DIST
+from sfkd.distillers.dkd import DKD
 from sfkd.distillers.fitnet import FitNet
+from sfkd.distillers.freekd import FreeKD
+from sfkd.distillers.gffl import GFFL
 from sfkd.distillers.kd import KD
 from sfkd.distillers.none import StudentAlone
+from sfkd.distillers.ofa import OFA
+from sfkd.distillers.rkd import RKD
 from sfkd.distillers.sfkd import SFKD
+from sfkd.distillers.spectralkd import SpectralKD
 from sfkd.features import Backbone
 
 __all__ = ["Distiller", "Result", "create_distiller", "list_distillers", "register"]
@@ -26,7 +35,22 @@ def register(name: str, distiller: type[Distiller]) -> type[Distiller]:
     return distiller
 
 
-for _name, _class in {"none": StudentAlone, "kd": KD, "fitnet": FitNet, "sfkd": SFKD}.items():
+_METHODS: dict[str, type[Distiller]] = {
+    "none": StudentAlone,
+    "kd": KD,
+    "fitnet": FitNet,
+    "sfkd": SFKD,
+    "gffl": GFFL,
+    "correlation": Correlation,
+    "rkd": RKD,
+    "crd": CRD,
+    "dkd": DKD,
+    "dist": DIST,
+    "ofa": OFA,
+    "spectralkd": SpectralKD,
+    "freekd": FreeKD,
+}
+for _name, _class in _METHODS.items():
     register(_name, _class)
 
 
@@ -36,11 +60,20 @@ def list_distillers() -> list[str]:
 
 
 def distiller_options(name: str) -> dict[str, Any]:
-    """Keyword options of a distiller with their defaults."""
+    """Keyword options of a distiller with their defaults: its own, and by way of `**options` those of its parents."""
     if name not in _REGISTRY:
         raise ValueError(unknown("distiller", name, _REGISTRY))
-    parameters = inspect.signature(_REGISTRY[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    options: dict[str, Any] = {}
+    for ancestor in _REGISTRY[name].__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                options.setdefault(parameter.name, parameter.default)
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return options
 
 
 def create_distiller(name: str, *, student: Backbone, teacher: Backbone | None = None, **options: Any) -> Distiller:

@@ -95,6 +95,11 @@ class Distiller(nn.Module):
         )
         return total / (targets != UNLABELLED).sum().clamp_min(1)
 
+    @staticmethod
+    def labels(targets: Tensor, teacher: Tensor) -> Tensor:
+        """`targets` `[B]` with the teacher's first choice of `[B, K]` where they are unlabelled, for terms that need one."""
+        return torch.where(targets == UNLABELLED, teacher.argmax(1), targets)
+
     def extra_state(self) -> dict[str, Tensor]:
         """Tensors of the distiller that belong to neither model: projections, refiners, statistics."""
         own = ("student.", "teacher.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ class FitNet(KD):
     After Romero et al., ICLR 2015, which has one hint layer and no logit term in that stage. Ours: every paired layer,
     the teacher standardised per channel so that no layer rules by its scale, and unequal grids averaged to the smaller,
     so that it runs on every pair.
+
+    Args:
+        hint_weight: weight of the mean over layers. **options: those of `kd`.
     """
 
     def __init__(
@@ -26,19 +31,9 @@ class FitNet(KD):
         teacher: Backbone | None = None,
         *,
         hint_weight: float = 1.0,
-        kd_weight: float = 1.0,
-        temperature: float = 2.0,
-        ce_weight: float = 1.0,
-        label_smoothing: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            student,
-            teacher,
-            kd_weight=kd_weight,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            label_smoothing=label_smoothing,
-        )
+        super().__init__(student, teacher, **options)
         assert self.teacher is not None
         self.hint_weight = hint_weight
         self.pairs = pair_layers(student.layer_names, self.teacher.layer_names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sfkd.distillers.base import Distiller, Term
@@ -14,6 +16,7 @@ class KD(Distiller):
 
     Args:
         kd_weight: weight of the KL term. temperature: T. Defaults are ours.
+        **options: those of every distiller, `ce_weight` and `label_smoothing`.
     """
 
     def __init__(
@@ -23,10 +26,9 @@ class KD(Distiller):
         *,
         kd_weight: float = 1.0,
         temperature: float = 2.0,
-        ce_weight: float = 1.0,
-        label_smoothing: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(student, teacher, ce_weight=ce_weight, label_smoothing=label_smoothing)
+        super().__init__(student, teacher, **options)
         self.kd_weight, self.temperature = kd_weight, temperature
 
     def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:

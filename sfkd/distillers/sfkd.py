@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sfkd.align import StudentProjection, TeacherTarget, common_grid, pair_layers
+from sfkd.align import AlignedPair, pair_layers
 from sfkd.distillers.base import Term
 from sfkd.distillers.kd import KD
 from sfkd.features import Backbone, Layer, Output
@@ -30,20 +30,18 @@ class LayerView(NamedTuple):
     refined: Tensor
 
 
-class SpatialFrequencyLayer(nn.Module):
+class SpatialFrequencyLayer(AlignedPair):
     """Alignment and refinement of one layer pair. Nothing on the teacher's side is trainable."""
 
     def __init__(self, student: Layer, teacher: Layer, *, width: int, wavelet: str, levels: int, mode: Mode) -> None:
-        super().__init__()
+        super().__init__(student.channels, teacher.channels, width)
         grid = (min(student.grid[0], teacher.grid[0]), min(student.grid[1], teacher.grid[1]))
         self.wavelet, self.mode = wavelet, mode
         self.levels = min(levels, max_levels(grid, wavelet, mode))
-        self.target = TeacherTarget(teacher.channels, width)
-        self.project = StudentProjection(student.channels, self.target.channels)
         self.refine = DS2S(self.target.channels, self.levels)
 
     def forward(self, student: Tensor, teacher: Tensor) -> LayerView:
-        student, teacher = common_grid(self.project(student), self.target(teacher))
+        student, teacher = self.align(student, teacher)
         target = decompose(teacher, self.wavelet, self.levels, self.mode)
         stages = self.refine.stages(decompose(student, self.wavelet, self.levels, self.mode))
         return LayerView(teacher, target, student, stages, reconstruct(stages.across))
@@ -60,7 +58,7 @@ class SFKD(KD):
         wavelet, levels, mode: of `sfkd.decompose`; levels are clamped per layer (`clamped_levels` tells).
         sigma, spectrum: of `sfkd.gaussian_frequency_loss`.
         width: most channels d in which maps are compared; wider teachers are projected.
-        kd_weight, temperature, ce_weight, label_smoothing: as in `kd`.
+        **options: those of `kd`.
     """
 
     def __init__(
@@ -75,19 +73,9 @@ class SFKD(KD):
         sigma: float = 0.25,
         spectrum: Spectrum = "complex",
         width: int = 128,
-        kd_weight: float = 1.0,
-        temperature: float = 2.0,
-        ce_weight: float = 1.0,
-        label_smoothing: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            student,
-            teacher,
-            kd_weight=kd_weight,
-            temperature=temperature,
-            ce_weight=ce_weight,
-            label_smoothing=label_smoothing,
-        )
+        super().__init__(student, teacher, **options)
         assert self.teacher is not None
         self.feature_weight, self.asked_levels = feature_weight, levels
         self.wavelet, self.mode, self.sigma = wavelet, mode, sigma

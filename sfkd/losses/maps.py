@@ -1,8 +1,4 @@
-"""Loss functions, pure; and thin modules that store their keywords.
-
-Every function takes the student first, the teacher second, and returns a scalar that is a mean over samples, so that it
-does not depend on the batch size.
-"""
+"""Losses on maps `[B, C, H, W]` of equal shape, their sub-bands and their spectra."""
 
 from __future__ import annotations
 
@@ -15,37 +11,10 @@ from torch.nn import functional as F
 
 from sfkd._checks import as_real_maps, one_of, same_shape
 from sfkd.fourier import MaskKind, gaussian_mask, hermitian_weights
+from sfkd.losses._inputs import full, none_of
 from sfkd.wavelet import SubBands, float32_island
 
 Spectrum = Literal["complex", "amplitude", "log"]
-
-
-def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """T²·KL(softmax(teacher / T) ‖ softmax(student / T)), mean over samples.
-
-    Args:
-        student, teacher: logits `[B, K]`.
-        temperature: T > 0.
-
-    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
-
-    >>> logits = torch.randn(4, 10)
-    >>> abs(kd_loss(logits, logits).item()) < 1e-6
-    True
-    """
-    same_shape(student, teacher, "kd_loss")
-    if student.ndim != 2:
-        raise ValueError(f"kd_loss expects logits [B, K], got shape {tuple(student.shape)}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature expects a number > 0, got {temperature!r}.")
-    scaled_student, scaled_teacher = (_full(x) / temperature for x in (student, teacher))
-    divergence = F.kl_div(
-        F.log_softmax(scaled_student, dim=1),
-        F.log_softmax(scaled_teacher, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return divergence * temperature**2
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -54,7 +23,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015, eq. 3 (there ½ of the sum over the map).
     """
     same_shape(student, teacher, "hint_loss")
-    return F.mse_loss(_full(student), _full(teacher))
+    return F.mse_loss(full(student), full(teacher))
 
 
 def band_loss(
@@ -75,11 +44,7 @@ def band_loss(
 
     Source: form and weights are our choice (the paper publishes none).
     """
-    if student.levels != teacher.levels or student.wavelet != teacher.wavelet:
-        raise ValueError(
-            f"band_loss expects sub-bands of one wavelet and depth, got {student.wavelet!r} with {student.levels} and "
-            f"{teacher.wavelet!r} with {teacher.levels} level(s): decompose both alike."
-        )
+    _same_tree(student, teacher, "band_loss")
     each = detail_weight / max(1, 3 * teacher.levels)
     total = teacher.approximation.new_zeros(())
     for (name, s), (_, t) in zip(student.items(), teacher.items(), strict=True):
@@ -89,6 +54,57 @@ def band_loss(
         weight = approximation_weight if name.startswith("A") else each
         total = total + weight * (error / (energy + eps)).mean()
     return total
+
+
+def detail_band_loss(student: SubBands, teacher: SubBands) -> Tensor:
+    """Mean over detail bands of the mean |S_b − T_b|; the approximation is left out.
+
+    Args:
+        student, teacher: sub-bands of maps `[B, C, H, W]`, same wavelet, levels and shapes. Without any level (grids
+            under 3×3) there is no detail: 0.
+
+    Source: the distance of Zhang et al., "FreeKD: knowledge distillation via semantic frequency prompt", CVPR 2024,
+    without its masks; equal weights for all bands are our choice.
+
+    >>> from sfkd.wavelet import decompose
+    >>> x = torch.randn(1, 2, 8, 8)
+    >>> detail_band_loss(decompose(x + 1), decompose(x)).item() < 1e-6
+    True
+    """
+    _same_tree(student, teacher, "detail_band_loss")
+    distances = []
+    for (name, s), (_, t) in zip(student.items(), teacher.items(), strict=True):
+        same_shape(s, t, f"detail_band_loss ({name})")
+        if not name.startswith("A"):
+            distances.append(F.l1_loss(s, t))
+    return torch.stack(distances).mean() if distances else none_of(student.approximation)
+
+
+def spectral_mse_loss(student: Tensor, teacher: Tensor, *, hermitian: bool = False) -> Tensor:
+    """Mean squared difference of the real and imaginary parts of orthonormal real FFTs.
+
+    Args:
+        student, teacher: maps `[..., H, W]` of equal shape; half precision is computed in float32.
+        hermitian: False takes the plain mean over the half plane that `rfft2` returns, as published, in which columns
+            inside count once though the full plane has them twice; True weights them twice, and the loss is then half
+            of the spatial mean squared error (Parseval: real and imaginary parts are averaged, not added).
+
+    Source: Tian et al., "SpectralKD", arXiv 2412.19055, the frequency loss; `hermitian` is ours.
+
+    >>> x, y = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    >>> torch.allclose(2 * spectral_mse_loss(x, y, hermitian=True), F.mse_loss(x, y))
+    True
+    """
+    same_shape(student, teacher, "spectral_mse_loss")
+    student, teacher = (as_real_maps(x, "spectral_mse_loss") for x in (student, teacher))
+    with float32_island(student):
+        difference = torch.fft.rfft2(student - teacher, norm="ortho")
+        squared = difference.real.square() + difference.imag.square()
+        if not hermitian:
+            return squared.mean() / 2
+        height, width = int(student.shape[-2]), int(student.shape[-1])
+        columns = hermitian_weights(width, device=squared.device).to(squared)
+        return (squared * columns).sum((-2, -1)).mean() / (2 * height * width)
 
 
 def gaussian_frequency_loss(
@@ -151,8 +167,12 @@ class GaussianFrequencyLoss(nn.Module):
         return f"sigma={self.sigma}, mask={self.mask!r}, spectrum={self.spectrum!r}"
 
 
-def _full(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+def _same_tree(student: SubBands, teacher: SubBands, caller: str) -> None:
+    if student.levels != teacher.levels or student.wavelet != teacher.wavelet:
+        raise ValueError(
+            f"{caller} expects sub-bands of one wavelet and depth, got {student.wavelet!r} with {student.levels} and "
+            f"{teacher.wavelet!r} with {teacher.levels} level(s): decompose both alike."
+        )
 
 
 def _amplitude(coefficients: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""Losses on how the samples of a batch stand to one another, or to those of a memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfkd._checks import same_shape
+from sfkd.losses._inputs import full, none_of
+from sfkd.wavelet import float32_island
+
+_COINCIDENT = 1e-6  # of the mean distance: two samples closer than this have no direction between them
+
+
+def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
+    """Relational KD: λ_d·smooth-L1 of pairwise distances + λ_a·smooth-L1 of angles, means over pairs and triples.
+
+    Distances ‖x_i − x_j‖ are divided by their mean over pairs i ≠ j; angles are cos ∠ x_j x_i x_k. Diagonal pairs and
+    degenerate triples count as zeros, as published. Coinciding samples have distance and angle 0, and no gradient there.
+    A batch of one has no relation: 0.
+
+    Args:
+        student, teacher: one vector a sample, `[B, C]` and `[B, D]`; the widths need not agree.
+        distance_weight, angle_weight: λ_d and λ_a.
+
+    Memory grows with B²·max(C, D) + B³.
+
+    Source: Park et al., "Relational knowledge distillation", CVPR 2019, RKD-D and RKD-A; weights are those that
+    later comparisons use.
+
+    >>> x = torch.randn(4, 8)
+    >>> rkd_loss(2 * x, x).item() < 1e-5  # scale does not count
+    True
+    """
+    _vectors(student, teacher, "rkd_loss")
+    student, teacher = full(student), full(teacher)
+    if len(student) < 2:
+        return none_of(student)
+    with float32_island(student):
+        (distance_s, angle_s), (distance_t, angle_t) = _relations(student), _relations(teacher)
+        distance = F.smooth_l1_loss(distance_s, distance_t.to(distance_s))
+        angle = F.smooth_l1_loss(angle_s, angle_t.to(angle_s))
+    return distance_weight * distance + angle_weight * angle
+
+
+def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Correlation congruence: Σ_c |Δ_i||Δ_{i+1}| with Δ_i = s_i − t_i, mean over consecutive samples i of the batch.
+
+    A batch of one has no neighbours: 0.
+
+    Args:
+        student, teacher: embedded samples `[B, C]` of equal width.
+
+    Source: Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019, in the form that later
+    comparisons use (RepDistiller, OFA-KD) in place of its kernels.
+
+    >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2)).item()
+    2.0
+    """
+    same_shape(student, teacher, "correlation_loss")
+    _vectors(student, teacher, "correlation_loss")
+    if len(student) < 2:
+        return none_of(full(student))
+    difference = (full(student) - full(teacher)).abs()
+    return (difference[:-1] * difference[1:]).sum(1).mean()
+
+
+def contrastive_loss(positive: Tensor, negative: Tensor, *, num_samples: int) -> Tensor:
+    """Noise-contrastive estimation with K noise samples drawn from N: −[log h(p⁺) + Σ_k log(1 − h(p⁻_k))], mean over B.
+
+    h(p) = p / (p + K/N) is the odds that a sample with model probability p is the data's and not the noise's.
+
+    Args:
+        positive: log p of the true partner, `[B]`.
+        negative: log p of each noise sample, `[B, K]`; −∞ leaves one out.
+        num_samples: N, size of the set that noise is drawn from, uniformly.
+
+    Source: Tian, Krishnan, Isola, "Contrastive representation distillation", ICLR 2020; here through log-sigmoids,
+    so that neither end overflows.
+
+    >>> round(contrastive_loss(torch.zeros(2), torch.zeros(2, 1), num_samples=1).item(), 4)  # h = 1/2 for both
+    1.3863
+    """
+    if positive.ndim != 1 or negative.ndim != 2 or len(positive) != len(negative) or negative.shape[1] < 1:
+        raise ValueError(
+            "contrastive_loss expects log-probabilities [B] and [B, K] with K ≥ 1, got shapes "
+            f"{tuple(positive.shape)} and {tuple(negative.shape)}."
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples expects the size of the training set, a number ≥ 1, got {num_samples!r}.")
+    noise = math.log(negative.shape[1] / num_samples)
+    return -(F.logsigmoid(full(positive) - noise) + F.logsigmoid(noise - full(negative)).sum(1)).mean()
+
+
+def _vectors(student: Tensor, teacher: Tensor, caller: str) -> None:
+    if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
+        raise ValueError(
+            f"{caller} expects one vector a sample, [B, C] and [B, D] with the same B, got shapes "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}: pool maps over their grid first."
+        )
+
+
+def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances over their mean `[B, B]`, and cosines of the angles at i `[B, B, B]`."""
+    difference = x[None] - x[:, None]
+    squared = difference.square().sum(-1)
+    apart = squared > 0
+    # the root has no gradient at zero, and ∞ times zero would be NaN
+    distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+    mean = distance.sum() / (len(x) * (len(x) - 1))
+    mean = mean.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+    directed = (distance > _COINCIDENT * mean)[..., None]
+    unit = torch.where(directed, difference / torch.where(directed, distance[..., None], 1.0), 0.0)
+    return distance / mean, unit @ unit.transpose(1, 2)
