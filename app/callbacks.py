@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import html
-import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
-from PIL import Image
+from cache import Cache
+from messages import MissingWeights, UserError, readable
+from pictures import ALL_SAMPLES, Pictures
 
 import sfkd_viz
 from sfkd import Backbone, create_distiller, load_demo, load_run, pair_layers
@@ -33,43 +30,6 @@ CHANNELS = {
     "principal component 3": "pc3",
     "one channel": None,
 }
-ALL_SAMPLES = "all"
-MAX_PIXELS = 50_000_000
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class UserError(Exception):
-    """A message for the person at the page or the prompt, in plain words."""
-
-
-class MissingWeights(UserError):
-    """Pretrained weights could not be had; the page offers random ones."""
-
-
-class Cache(Generic[T]):
-    """The most recently used values, at most `size` of them."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._values, self._lock = size, OrderedDict[Any, T](), threading.Lock()
-
-    def get(self, key: Any) -> T | None:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: Any, value: T) -> T:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
-        return value
-
-    def get_or(self, key: Any, make: Callable[[], T]) -> T:
-        found = self.get(key)
-        return self.put(key, make()) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -94,24 +54,6 @@ class Pair:
         return teacher if role == "teacher" else student
 
 
-def readable(function: Callable[..., T]) -> Callable[..., T]:
-    """Mistakes of a caller become a `UserError` with their message; anything else is logged and said to be ours."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> T:
-        try:
-            return function(*args, **kwargs)
-        except UserError:
-            raise
-        except (ValueError, TypeError, OSError) as error:
-            raise UserError(str(error)) from error
-        except Exception as error:
-            log.exception("unexpected error in %s", function.__name__)
-            raise UserError("Something went wrong here; the terminal that runs the app has the details.") from error
-
-    return wrapped
-
-
 class Microscope:
     """Everything behind one running app: the pairs that are open, the features that were computed.
 
@@ -126,7 +68,7 @@ class Microscope:
         self._first_run = run
         self._pairs: Cache[Pair] = Cache(4)
         self._outputs: Cache[Output] = Cache(24)
-        self._uploads: Cache[Image.Image] = Cache(64)
+        self.pictures = Pictures()
         self._computing = threading.Lock()
         try:
             torch.zeros(1, device=device)
@@ -214,57 +156,7 @@ class Microscope:
         note = _badge(weights, warn=not pretrained) + " DS2S is untrained here: the identity."
         return Pair(key, models, distiller, False, None, note)
 
-    # -- images -------------------------------------------------------------------------------------------------------
-
-    @readable
-    def gallery(self, count: int = 20) -> list[tuple[str, Image.Image, str]]:
-        """Images offered at first sight: source, picture, caption."""
-        pictures = load_pictures()
-        photographs = [(f"photo:{name}", image, name) for name, image in pictures.photographs.items()]
-        tests = [
-            (f"test:{i}", image, pictures.classes[pictures.labels[i]])
-            for i, image in enumerate(pictures.images[:count])
-        ]
-        return tests + photographs
-
-    @readable
-    def upload(self, path: str | None) -> str:
-        """Keep an uploaded picture; returns its source."""
-        if path is None:
-            raise UserError("No file came: choose a PNG, JPEG, GIF, BMP or WebP picture.")
-        try:
-            with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    size = f"{image.width}×{image.height}"
-                    raise UserError(f"The picture has {size} pixels; at most {MAX_PIXELS // 10**6} million are read.")
-                picture = image.convert("RGB")
-        except UserError:
-            raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                "This file cannot be read as a picture: choose a PNG, JPEG, GIF, BMP or WebP file."
-            ) from error
-        picture.thumbnail((1024, 1024))
-        source = f"upload:{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}"
-        self._uploads.put(source, picture)
-        return source
-
-    def pictures(self, source: str) -> list[Image.Image]:
-        """The picture or pictures of a source."""
-        kind, _, name = source.partition(":")
-        pictures = load_pictures()
-        if source == ALL_SAMPLES:
-            return pictures.images
-        if kind == "upload":
-            found = self._uploads.get(source)
-            if found is None:
-                raise UserError("This upload is no longer kept here: upload it again.")
-            return [found]
-        if kind == "photo" and name in pictures.photographs:
-            return [pictures.photographs[name]]
-        if kind == "test" and name.isdigit() and int(name) < len(pictures.images):
-            return [pictures.images[int(name)]]
-        raise UserError("That image is not among the samples: choose one from the strip.")
+    # -- features -----------------------------------------------------------------------------------------------------
 
     @readable
     def outputs(self, key: str, source: str) -> dict[str, Output]:
@@ -275,7 +167,7 @@ class Microscope:
     def _output(self, pair: Pair, role: str, model: Backbone, source: str) -> Output:
         def compute() -> Output:
             transform = model_transform(model)
-            images = torch.stack([transform(picture) for picture in self.pictures(source)]).to(self.device)
+            images = torch.stack([transform(picture) for picture in self.pictures.of(source)]).to(self.device)
             with self._computing, torch.no_grad():
                 parts = [model(part) for part in images.split(32)]
             features = {name: torch.cat([p.features[name] for p in parts]).cpu() for name in parts[0].features}

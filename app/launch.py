@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from callbacks import Microscope, UserError
+    from callbacks import Microscope
+    from messages import UserError
 
     try:
         microscope = Microscope(run=args.run, runs_root=args.runs_root, device=args.device)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from callbacks import ALL_SAMPLES, CHANNELS, VIEWS, Microscope, MissingWeights, Pair, UserError, wavelets
+from callbacks import CHANNELS, VIEWS, Microscope, Pair, wavelets
+from messages import MissingWeights, UserError
+from pictures import ALL_SAMPLES
 
 LAUNCH_OPTIONS: dict[str, Any] = {
     "ssr_mode": False,
@@ -122,7 +124,7 @@ def _opener(microscope: Microscope) -> _Opener:
 
 
 def _images(microscope: Microscope) -> _Images:
-    offered = microscope.gallery()
+    offered = microscope.pictures.gallery()
     with gr.Row():
         with gr.Column(scale=5):
             strip = gr.Gallery(
@@ -219,7 +221,9 @@ class _Wiring:
         images.average.click(lambda: ALL_SAMPLES, None, self.source, **_PRIVATE).then(**self.draws()).then(
             **self.says()
         )
-        upload = images.upload.upload(_readable(self.microscope.upload), images.upload, self.source, **_PRIVATE)
+        upload = images.upload.upload(
+            _readable(self.microscope.pictures.upload), images.upload, self.source, **_PRIVATE
+        )
         upload.success(**self.draws()).success(**self.says())
 
     def connect_opener(self, opener: _Opener) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from callbacks import ALL_SAMPLES, BUNDLED, VIEWS, Cache, Microscope, MissingWeights, UserError
+from cache import Cache
+from callbacks import BUNDLED, VIEWS, Microscope
+from messages import MissingWeights, UserError
+from pictures import ALL_SAMPLES
 from PIL import Image
 
 import sfkd.features
@@ -96,20 +99,20 @@ def test_bad_names_are_one_message(microscope, names, message):
 def test_uploads(microscope, tmp_path):
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(picture)
-    source = microscope.upload(str(picture))
+    source = microscope.pictures.upload(str(picture))
     assert microscope.draw("Spectra", BUNDLED, source, microscope.pair(BUNDLED).layers[0])
     text = tmp_path / "text.png"
     text.write_text("not a picture")
     with pytest.raises(UserError, match="cannot be read as a picture"):
-        microscope.upload(str(text))
+        microscope.pictures.upload(str(text))
     with pytest.raises(UserError, match="upload it again"):
-        microscope.pictures("upload:0000")
+        microscope.pictures.of("upload:0000")
 
 
 def test_pictures_of_too_many_pixels_are_refused(microscope, tmp_path):
     Image.new("1", (8000, 8000)).save(tmp_path / "big.png")
     with pytest.raises(UserError, match="at most 50 million"):
-        microscope.upload(str(tmp_path / "big.png"))
+        microscope.pictures.upload(str(tmp_path / "big.png"))
 
 
 def test_runs_come_from_the_runs_folder_only(finished_run, tmp_path):

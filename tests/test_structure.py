@@ -28,6 +28,7 @@ ORDER = [
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 # Below this name → nothing below these names may be imported; every line that matches a module applies.
+_WITHOUT_GRADIO = ("callbacks", "pictures", "messages", "cache")
 FORBIDDEN = {
     "sfkd": {"plotly", "gradio", "sfkd_viz", "app", "matplotlib"},
     "sfkd.config": {"sfkd.distillers"},
@@ -35,7 +36,7 @@ FORBIDDEN = {
     "sfkd.runs": {"sfkd.distillers"},
     "sfkd_viz": {"gradio", "app"},
     "sfkd_viz.measures": {"plotly", "sfkd_viz.plots", "sfkd_viz.theme"},
-    "app.callbacks": {"gradio", "app.ui", "app.launch", "ui", "launch"},
+    **{f"app.{name}": {"gradio", "app.ui", "app.launch", "ui", "launch"} for name in _WITHOUT_GRADIO},
 }
 NETWORK = {
     *("requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "ftplib", "smtplib"),
