@@ -153,7 +153,8 @@ class Microscope:
         pair_layers(models["student"].layer_names, models["teacher"].layer_names)
         distiller = _untrained(models["student"], models["teacher"]).to(self.device)
         weights = "pretrained weights" if pretrained else "random weights: this shows architectures, not training"
-        note = _badge(weights, warn=not pretrained) + " DS2S is untrained here: the identity."
+        cards = _cards([(role, model.name, "") for role, model in models.items()])
+        note = f"{cards}<div class='data'>{_badge(weights, warn=not pretrained)} DS2S is untrained here: the identity.</div>"
         return Pair(key, models, distiller, False, None, note)
 
     # -- features -----------------------------------------------------------------------------------------------------
@@ -285,15 +286,23 @@ def _describe_run(run: Run) -> str:
     config = run.config
     specs = {"teacher": config.teacher, "student": config.student, "baseline": config.student}
     words = {"teacher": "teacher", "baseline": "student alone", "student": f"student ({config.method.name})"}
-    cells = []
+    shown = []
     for role, word in words.items():
         spec = specs[role]
         name = spec.name if spec is not None and spec.name else Path(names[role]).name
-        top1 = f"<span class='top1'>{tops[role]:.1f} %</span>" if role in tops else ""
         if role != "baseline" or run.baseline is not None:
-            cells.append(f"<div class='card'><b>{html.escape(word)}</b>{top1}<br>{html.escape(name)}</div>")
-    data = f"{html.escape(config.data.name)}, {config.data.input_size[1]} px · test top-1 · run {html.escape(run.path.name)}"
-    return f"<div class='cards'>{''.join(cells)}</div><div class='data'>{data}</div>"
+            shown.append((word, name, f"{tops[role]:.1f} %" if role in tops else ""))
+    data = f"{config.data.name}, {config.data.input_size[1]} px · test top-1 · run {run.path.name}"
+    return f"{_cards(shown)}<div class='data'>{html.escape(data)}</div>"
+
+
+def _cards(models: list[tuple[str, str, str]]) -> str:
+    """Role, name and top-1 of each model, as HTML."""
+    cells = [
+        f"<div class='card'><b>{role}</b><span class='top1'>{top1}</span><br>{name}</div>"
+        for role, name, top1 in (map(html.escape, model) for model in models)
+    ]
+    return f"<div class='cards'>{''.join(cells)}</div>"
 
 
 def _badge(text: str, *, warn: bool) -> str:

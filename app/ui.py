@@ -227,7 +227,7 @@ class _Wiring:
         upload.success(**self.draws()).success(**self.says())
 
     def connect_opener(self, opener: _Opener) -> None:
-        outputs = [self.key, self.header, self.controls.layer, opener.offer, opener.missing]
+        outputs = [self.key, self.header, self.controls.layer, opener.offer, opener.missing, opener.run]
         names = [opener.teacher, opener.student]
         events = [
             opener.run.input(self.choose, opener.run, outputs, **_PRIVATE),
@@ -267,13 +267,14 @@ class _Wiring:
             key = _readable(self.microscope.open_names)(teacher, student, pretrained=pretrained)
         except MissingWeights as error:
             message = f"**No weights.** {html.escape(str(error))}"
-            return [gr.skip(), gr.skip(), gr.skip(), gr.update(visible=True), message]
+            return [gr.skip(), gr.skip(), gr.skip(), gr.update(visible=True), message, gr.skip()]
         return self._opened(key)
 
     def _opened(self, key: str) -> list[Any]:
         pair = _readable(self.microscope.pair)(key)
         layers = gr.update(choices=pair.layers, value=pair.layers[0])
-        return [key, pair.note, layers, gr.update(visible=False), ""]
+        shown = next((name for name, known in _readable(self.microscope.runs)().items() if known == key), None)
+        return [key, pair.note, layers, gr.update(visible=False), "", gr.update(value=shown)]
 
 
 _HELP = {

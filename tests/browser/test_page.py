@@ -167,6 +167,9 @@ def test_another_pair_by_name(page):
     expect(page.locator(".badge.warn")).to_contain_text("random weights")
     page.get_by_role("tab", name="DS2S").click()
     drawn(page, "untrained: the identity")
+    choose(page, "Run", "bundled pair")
+    drawn(page, "DS2S .* · trained")
+    expect(page.locator(".cards")).to_contain_text("student alone")
 
 
 def test_missing_weights_offer_random_ones(browser, address):
