@@ -280,18 +280,17 @@ def _untrained(student: Backbone, teacher: Backbone) -> SFKD:
 
 def _describe_run(run: Run) -> str:
     """The header of a run, as HTML."""
-    assert run.teacher is not None
-    tops = run.top1
-    names = {"teacher": run.teacher.name, "baseline": run.student.name, "student": run.student.name}
-    config = run.config
-    specs = {"teacher": config.teacher, "student": config.student, "baseline": config.student}
-    words = {"teacher": "teacher", "baseline": "student alone", "student": f"student ({config.method.name})"}
-    shown = []
-    for role, word in words.items():
-        spec = specs[role]
-        name = spec.name if spec is not None and spec.name else Path(names[role]).name
-        if role != "baseline" or run.baseline is not None:
-            shown.append((word, name, f"{tops[role]:.1f} %" if role in tops else ""))
+    config, tops = run.config, run.top1
+    rows = [
+        ("teacher", "teacher", run.teacher, config.teacher),
+        ("baseline", "student alone", run.baseline, config.student),
+        ("student", f"student ({config.method.name})", run.student, config.student),
+    ]
+    shown = [
+        (word, spec.name or Path(model.name).name, f"{tops[role]:.1f} %" if role in tops else "")
+        for role, word, model, spec in rows
+        if model is not None and spec is not None
+    ]
     data = f"{config.data.name}, {config.data.input_size[1]} px · test top-1 · run {run.path.name}"
     return f"{_cards(shown)}<div class='data'>{html.escape(data)}</div>"
 
