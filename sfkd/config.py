@@ -35,6 +35,16 @@ class Schedule:
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=0.5, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0, description="α of timm's mixup, 0 = off")
+    cutmix: float = Field(default=0.0, ge=0, description="α of timm's cutmix, 0 = off")
+    accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="keep and evaluate the running average of the student instead of its last weights",
+    )
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -46,6 +56,8 @@ class Model:
     layers: list[str] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     run: str | None = None
+    mean: tuple[float, ...] | None = Field(default=None, description="normalisation it was trained with, if not data's")
+    std: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _has_a_source(self) -> Model:
@@ -76,7 +88,7 @@ class Data:
     """Images: `name` and `root` as in timm's factory (`torch/cifar100`, a folder, `hfds/…`), or idx files in `root`."""
 
     name: str
-    root: str
+    root: str = ""
     num_classes: int = Field(ge=2)
     input_size: tuple[int, int, int] = (3, 224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -101,6 +113,25 @@ class Data:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class Precompute:
+    """The teacher's outputs on a few fixed augmented views of the training set, computed once and kept in `folder`."""
+
+    folder: str
+    views: int = Field(default=4, ge=1)
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Engine:
+    """How it is computed, not what."""
+
+    compile: bool = False
+    channels_last: bool = False
+    sync_batchnorm: bool = Field(default=False, description="batch norm over all processes, CUDA only")
+    tensorboard: bool = Field(default=False, description="also write TensorBoard events beside metrics.csv")
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; the end of each epoch always")
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class Recipe:
     """A whole run: teacher, student, method, data, schedule."""
 
@@ -115,6 +146,8 @@ class Recipe:
     )
     seed: int = Field(default=0, ge=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    engine: Engine = Field(default_factory=Engine)
+    precompute: Precompute | None = None
 
     def teacher_recipe(self) -> Recipe | None:
         """The recipe that trains the teacher on the labels, None where it comes trained."""
@@ -128,7 +161,9 @@ class Recipe:
         return self._alone(out=str(Path(self.out) / "baseline")) if self.baseline else None
 
     def _alone(self, **changes: Any) -> Recipe:
-        return dataclasses.replace(self, teacher=None, baseline=False, method=Method(name="none"), **changes)
+        return dataclasses.replace(
+            self, teacher=None, baseline=False, precompute=None, method=Method(name="none"), **changes
+        )
 
 
 _ADAPTER = TypeAdapter(Recipe)
@@ -193,6 +228,13 @@ def _explain(error: Any) -> str:
 
 
 def _keys_at(parents: Sequence[int | str]) -> list[str]:
-    groups = {"student": Model, "teacher": Teacher, "method": Method, "data": Data, "schedule": Schedule}
+    groups: dict[str, Any] = {
+        "student": Model,
+        "teacher": Teacher,
+        "method": Method,
+        "data": Data,
+        "schedule": Schedule,
+    }
+    groups |= {"engine": Engine, "precompute": Precompute}
     group = groups.get(str(parents[-1]), Recipe) if parents else Recipe
     return [field.name for field in dataclasses.fields(group)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -13,19 +15,34 @@ from sfkd.features import Backbone, Output
 UNLABELLED = -1
 
 
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class Result(NamedTuple):
-    """`loss` is the weighted sum to differentiate, `parts` its unweighted terms, detached, `logits` the student's."""
+    """What one call gives; everything but `loss` and `logits` is detached.
+
+    `loss` is the weighted sum to differentiate, `parts` its unweighted terms, `logits` the student's. `layers` holds the
+    terms layer by layer, "part/layer" → scalar. `target_ratios`: layer → variance of the target that the loss compares
+    with, over that of the parameter-free target; 1 unless something on the teacher's side is trained. `weights`: those
+    weights of parts that change during training.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
     logits: Tensor
+    layers: dict[str, Tensor]
+    target_ratios: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
 class Term(NamedTuple):
-    """One distillation term: its weight in the loss and its value."""
+    """One distillation term: its weight in the loss, its value, and where it has them its values and target ratios by
+    layer (see `Result`)."""
 
-    weight: float
+    weight: float | Tensor
     value: Tensor
+    layers: Mapping[str, Tensor] = _NOTHING
+    target_ratios: Mapping[str, Tensor] = _NOTHING
 
 
 class Distiller(nn.Module):
@@ -40,6 +57,10 @@ class Distiller(nn.Module):
     """
 
     needs_teacher = True
+    progress = 0.0
+    """Share of the training that is done, 0 … 1; the training loop sets it before each step."""
+    fit_batches = 0
+    """Batches of the training set that `fit` wants to see before the first step."""
 
     def __init__(
         self,
@@ -70,26 +91,49 @@ class Distiller(nn.Module):
             self.teacher.eval()
         return self
 
-    def forward(self, images: Tensor, targets: Tensor, index: Tensor | None = None) -> Result:
+    def forward(
+        self, images: Tensor, targets: Tensor, index: Tensor | None = None, teacher: Output | None = None
+    ) -> Result:
         """Loss on `images` `[B, C, H, W]`.
 
-        `targets` `[B]`, −1 = unlabelled; `index` `[B]` sample numbers, for methods with a memory.
+        `targets` `[B]`, −1 = unlabelled, or `[B, K]` shares of classes (mixup), where a row may sum to less than 1 and the
+        rest is unlabelled; `index` `[B]` sample numbers, for methods with a memory; `teacher` what the teacher gave for
+        these images, where that was computed beforehand.
         """
         student = self.student(images)
         terms = {"ce": Term(self.ce_weight, self.cross_entropy(student.logits, targets))}
         if self.teacher is not None and self.needs_teacher:
-            with torch.no_grad():
-                teacher = self.teacher(images)
+            if teacher is None:
+                with torch.no_grad():
+                    teacher = self.teacher(images)
             terms |= self.terms(student, teacher, targets, index)
-        loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        return Result(loss, {name: term.value.detach() for name, term in terms.items()}, student.logits)
+        return Result(
+            loss=torch.stack([term.weight * term.value for term in terms.values()]).sum(),
+            parts={name: term.value.detach() for name, term in terms.items()},
+            logits=student.logits,
+            layers={f"{part}/{k}": v.detach() for part, term in terms.items() for k, v in term.layers.items()},
+            target_ratios={k: v.detach() for term in terms.values() for k, v in term.target_ratios.items()},
+            weights={k: term.weight.detach() for k, term in terms.items() if isinstance(term.weight, Tensor)},
+        )
 
     def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
         """The distillation terms by name."""
         return {}
 
+    @property
+    def teacher_layers(self) -> list[str]:
+        """Layers of the teacher whose maps the terms read."""
+        return []
+
+    def fit(self, teacher: Iterable[Output]) -> None:
+        """Fit what stays fixed in training to outputs of the teacher, `fit_batches` of them. Most methods have nothing."""
+
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over labelled samples, 0 where there are none."""
+        if targets.ndim == 2:
+            labelled = targets.sum(1, keepdim=True)
+            smoothed = targets * (1 - self.label_smoothing) + labelled * self.label_smoothing / targets.shape[1]
+            return -(smoothed * logits.float().log_softmax(1)).sum() / labelled.sum().clamp_min(1e-6)
         total = F.cross_entropy(
             logits.float(), targets, ignore_index=UNLABELLED, label_smoothing=self.label_smoothing, reduction="sum"
         )
@@ -97,7 +141,12 @@ class Distiller(nn.Module):
 
     @staticmethod
     def labels(targets: Tensor, teacher: Tensor) -> Tensor:
-        """`targets` `[B]` with the teacher's first choice of `[B, K]` where they are unlabelled, for terms that need one."""
+        """One class a sample `[B]`, the teacher's first choice of `[B, K]` where `targets` are unlabelled.
+
+        Of mixed targets `[B, K]` it is the largest share.
+        """
+        if targets.ndim == 2:
+            return torch.where(targets.sum(1) > 0, targets.argmax(1), teacher.argmax(1))
         return torch.where(targets == UNLABELLED, teacher.argmax(1), targets)
 
     def extra_state(self) -> dict[str, Tensor]:
