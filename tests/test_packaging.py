@@ -52,11 +52,11 @@ providers = cache(packages_distributions)
 
 @cache
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"app", "notebooks", "train", "test"}
+    assert set(EXTRAS) == {"app", "analysis", "notebooks", "data", "train", "test"}
 
 
 def test_every_constraint_is_one_exact_version() -> None:
@@ -78,7 +78,7 @@ def test_requirement_is_pinned_inside_its_range(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("sfkd", []), ("sfkd_viz", []), ("app", ["app"]), ("tests", ["test"]), ("benchmarks", ["train"])],
+    [("sfkd", ["train"]), ("sfkd_viz", ["analysis"]), ("app", ["app"]), ("tests", ["test"]), ("benchmarks", ["train"])],
 )
 def test_what_is_imported_is_required(folder: str, extras: list[str]) -> None:
     own = {"sfkd", "sfkd_viz", "app", *(p.stem for name in (folder, "app") for p in (ROOT / name).rglob("*.py"))}
@@ -143,9 +143,9 @@ def test_the_bundled_run_is_package_data() -> None:
 
 def test_commands_in_the_documents_are_targets_of_the_makefile() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {"app", "test"} <= set(re.findall(r"^make ([a-z]+)", readme, re.MULTILINE))
+    assert {"app", "test"} <= set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
     for path in DOCUMENTS:
-        for target in re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
             assert target in make_targets(), f"{path.name} names make {target}"
 
 
