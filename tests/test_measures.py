@@ -48,7 +48,7 @@ def test_constant_and_zero_maps():
     assert sfkd_viz.radial_spectrum(np.zeros((4, 4))).share.sum() == 0
     energy = sfkd_viz.band_energy(np.ones((8, 8)))
     assert energy.share["A2"] == pytest.approx(1)
-    assert max(v for k, v in energy.share.items() if k != "A2") == 0
+    assert max(v for k, v in energy.share.items() if k != "A2") < 1e-30  # rounding, squared
     assert np.isnan(sfkd_viz.gaussian_filter(np.zeros((4, 4))).kept_energy)
 
 
@@ -165,3 +165,70 @@ def test_inputs_of_every_real_type(dtype):
 def test_channels_are_refused_by_name(channel, message):
     with pytest.raises((ValueError, TypeError), match=message):
         sfkd_viz.subbands(np.ones((3, 4, 4)), channel=channel)
+
+
+def test_tables_in_long_form_with_units():
+    x = RNG.normal(size=(2, 3, 8, 6))
+    spectrum = sfkd_viz.spectrum(x)
+    table = spectrum.to_dataframe()
+    assert list(table) == ["vertical_cycles_per_pixel", "horizontal_cycles_per_pixel", "power", "share"]
+    at = table[(table.vertical_cycles_per_pixel == 0.125) & (table.horizontal_cycles_per_pixel == 0)]
+    assert at.power.item() == spectrum.power[5, 3]
+    energy = sfkd_viz.band_energy(x, levels=1)
+    table = energy.to_dataframe().set_index(["level", "orientation"])
+    assert table.loc[(1, "vertical")].energy == energy.energy["V1"]
+    assert table.loc[(1, "approximation")].share == energy.share["A1"]
+    bands = sfkd_viz.subbands(x, levels=1, channel=0)
+    table = bands.to_dataframe()
+    row = table[(table.band == "D1") & (table.row == 2) & (table.column == 1)]
+    assert row.value.item() == bands.bands["D1"][2, 1]
+
+
+@pytest.mark.parametrize("unit", ["cycles/image", "cycles/pixel", "pi"])
+def test_table_of_rings_has_every_unit(unit):
+    table = sfkd_viz.radial_spectrum(RNG.normal(size=(8, 12)), unit=unit).to_dataframe()
+    np.testing.assert_allclose(table.cycles_per_image, np.arange(len(table)))
+    np.testing.assert_allclose(table.cycles_per_pixel, table.cycles_per_image / 12)
+    np.testing.assert_allclose(table.times_pi, table.cycles_per_image / 6)
+    assert table.share.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("kind", "sigma"), [("low", 0.2), ("high", 0.2), ("band", (0.1, 0.3))])
+def test_every_kind_of_mask_keeps_and_removes(kind, sigma):
+    x = RNG.normal(size=(1, 1, 8, 8))
+    measured = sfkd_viz.gaussian_filter(x, sigma, kind, channel=0)
+    fy, fx = np.meshgrid(np.fft.fftfreq(8), np.fft.fftfreq(8), indexing="ij")
+
+    def gaussian(s):
+        return np.exp(-(fy**2 + fx**2) / (2 * s**2))
+
+    expected = {"low": lambda: gaussian(0.2), "high": lambda: 1 - gaussian(0.2)}
+    mask = expected.get(kind, lambda: gaussian(0.3) - gaussian(0.1))()
+    f = np.fft.fft2(x[0, 0])
+    np.testing.assert_allclose(measured.kept, np.fft.ifft2(f * mask).real, atol=1e-6)
+    np.testing.assert_allclose(measured.removed, np.fft.ifft2(f * (1 - mask)).real, atol=1e-6)
+    total = (x**2).sum()
+    assert measured.kept_energy == pytest.approx((measured.kept**2).sum() / total, rel=1e-5)
+    assert measured.removed_energy == pytest.approx((measured.removed**2).sum() / total, rel=1e-5)
+    assert measured.kept_energy + measured.removed_energy <= 1
+    table = measured.to_dataframe()
+    assert table.groupby("picture").size().to_dict() == dict.fromkeys(("mask", "original", "kept", "removed"), 64)
+    kept = table[table.picture == "kept"].value
+    np.testing.assert_allclose(kept.to_numpy().reshape(8, 8), measured.kept)
+
+
+def test_ds2s_of_every_layer_with_gains_per_band(tiny):
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    with torch.no_grad():
+        distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
+    images = torch.randn(2, 1, 32, 32)
+    layers = sfkd_viz.ds2s_layers(distiller, images)
+    assert list(layers) == [student for student, _ in distiller.pairs]
+    first = next(iter(layers))
+    assert layers[first].gain == sfkd_viz.ds2s(distiller, images, layer=first).gain
+    table = layers[first].to_dataframe().set_index(["stage", "band"])
+    assert table.loc[("within", "A2")].gain_db == pytest.approx(10 * np.log10(4), rel=1e-5)
+    assert table.loc[("within", "A2")].energy == pytest.approx(4 * table.loc[("input", "A2")].energy, rel=1e-5)
+    assert np.isnan(table.loc[("input", "A2")].gain)
+    assert set(table[table.stream == "low"].orientation) == {"approximation"}
+    assert len(table) == 4 * 7

@@ -99,14 +99,88 @@ def test_plot_ds2s_says_untrained(tiny):
         sfkd_viz.plot_ds2s(distiller)
 
 
-def test_figures_survive_zero_maps_and_one_pixel():
-    for x in (np.zeros((2, 8, 8)), np.ones((1, 1, 1))):
-        sfkd_viz.plot_spectrum(x).to_json()
-        sfkd_viz.plot_radial_spectrum({"a": x}).to_json()
-        sfkd_viz.plot_subbands(x).to_json()
-        sfkd_viz.plot_gaussian_mask(x).to_json()
+FEATURES = {
+    "one image": RNG.normal(size=(1, 3, 8, 8)),
+    "non-square": RNG.normal(size=(2, 3, 6, 10)),
+    "odd": RNG.normal(size=(2, 3, 7, 5)),
+    "one cell": RNG.normal(size=(2, 3, 1, 1)),
+    "one row": RNG.normal(size=(2, 3, 1, 6)),
+    "constant": np.full((1, 3, 8, 8), 2.0),
+    "zero": np.zeros((2, 3, 8, 8)),
+    "bfloat16": torch.randn(2, 3, 8, 8).bfloat16(),
+    "no gradient wanted": torch.randn(1, 3, 4, 4, requires_grad=True),
+}
+DESCRIPTIVE = {
+    "spectrum": sfkd_viz.plot_spectrum,
+    "radial_spectrum": sfkd_viz.plot_radial_spectrum,
+    "subbands": sfkd_viz.plot_subbands,
+    "gaussian_filter": sfkd_viz.plot_gaussian_mask,
+    "relative_amplitude": sfkd_viz.plot_relative_amplitude,
+    "band_energy": None,
+}
 
 
-def test_import_is_light():
-    code = "import sys, sfkd_viz; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("feat", FEATURES.values(), ids=FEATURES)
+@pytest.mark.parametrize("name", DESCRIPTIVE)
+def test_any_feature_is_measured_tabulated_and_drawn(name, feat):
+    measured = getattr(sfkd_viz, name)(feat)
+    assert len(measured.to_dataframe())
+    plot = DESCRIPTIVE[name]
+    if plot is not None:
+        ready = plot(measured)
+        named = plot({"layer": feat})
+        assert len(ready.data) == len(named.data) > 0
+        assert len(sfkd_viz.figure_data(named))
+        named.to_json()
+
+
+@pytest.mark.parametrize("name", [name for name, plot in DESCRIPTIVE.items() if plot])
+def test_a_feature_with_nan_is_refused_by_its_name(name):
+    features = {"teacher": np.ones((4, 4)), "student": np.full((4, 4), np.nan)}
+    with pytest.raises(ValueError, match=r"student has 16 NaN and 0 infinite"):
+        DESCRIPTIVE[name](features)
+    with pytest.raises(ValueError, match="16 NaN"):
+        getattr(sfkd_viz, name)(features["student"])
+
+
+def test_results_that_share_no_scale_are_refused():
+    x = RNG.normal(size=(3, 8, 8))
+    with pytest.raises(ValueError, match="share a colour scale"):
+        sfkd_viz.plot_subbands({"a": sfkd_viz.subbands(x, channel=0), "b": sfkd_viz.subbands(x)})
+    with pytest.raises(ValueError, match="a mask alone for b"):
+        sfkd_viz.plot_gaussian_mask({"a": x, "b": (8, 8)})
+
+
+def test_masks_of_different_widths_say_so_in_their_rows():
+    x = RNG.normal(size=(3, 8, 8))
+    rows = {"narrow": sfkd_viz.gaussian_filter(x, 0.1), "wide": sfkd_viz.gaussian_filter(x, 0.4)}
+    titles = [a.text for a in sfkd_viz.plot_gaussian_mask(rows).layout.annotations]
+    assert "narrow · 8×8 · low, σ = 0.1" in titles
+    assert f"removed {100 * rows['wide'].removed_energy:.1f} %" in titles
+
+
+def test_ds2s_gains_are_written_in_decibel(tiny):
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    with torch.no_grad():
+        distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
+    fig = sfkd_viz.plot_ds2s(distiller, torch.randn(2, 1, 32, 32))
+    within = next(t for t in fig.data if isinstance(t, go.Bar) and not t.showlegend)
+    assert dict(zip(within.x, within.text, strict=True))["A2"] == "+6.0"
+
+
+HEAVY = ("torch", "plotly", "captum", "pandas", "kaleido", "timm")
+
+
+@pytest.mark.parametrize(
+    ("lines", "absent"),
+    [
+        ("import sfkd_viz", HEAVY),
+        ("import sfkd_viz; dir(sfkd_viz)", HEAVY),
+        ("import sfkd_viz; sfkd_viz.spectrum([[1.0, 2.0]])", ("plotly", "captum", "kaleido")),
+        ("import sfkd_viz; sfkd_viz.plot_spectrum([[1.0, 2.0]])", ("captum", "kaleido")),
+    ],
+)
+def test_imports_wait_until_they_are_needed(lines, absent):
+    code = f"{lines}\nimport sys; print(*[name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sfkd.fourier import MaskKind, gaussian_mask, power_spectrum
 from sfkd_viz.measures.inputs import Channel, Feature, as_maps, reduce_channels
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class GaussianFilter:
         mask: `[H, W]`, zero frequency in the middle. sigma: cycles/pixel. kind: "low", "high" or "band".
         kept_energy: Σ G²|F|² / Σ |F|² over all images and channels; None without maps, NaN for a zero map.
         kept_energy_without_dc: the same without the zero frequency, which is the mean of the map.
+        removed_energy: Σ (1 − G)²|F|² / Σ |F|². Kept and removed parts are not orthogonal where 0 < G < 1, so the two
+            shares sum to less than 1.
         original, kept, removed: `[H, W]` pictures of x, of the filtered map and of their difference. Signed and of the
             first image for a channel or component; RMS over images and channels for "energy".
         channel: what the pictures show, in words.
@@ -30,11 +35,35 @@ class GaussianFilter:
     kind: MaskKind
     kept_energy: float | None = None
     kept_energy_without_dc: float | None = None
+    removed_energy: float | None = None
     original: np.ndarray | None = None
     kept: np.ndarray | None = None
     removed: np.ndarray | None = None
     channel: str = ""
     signed: bool = False
+
+    def to_dataframe(self) -> DataFrame:
+        """A row a cell of each picture: `picture` ("mask", "original", "kept", "removed"), `row`, `column`, `value`.
+
+        The mask's rows and columns are frequencies, zero in the middle; the others are positions. The numbers that hold
+        for all stand in each row: `kind`, `sigma_cycles_per_pixel`, `kept_energy_share`, `removed_energy_share`.
+        """
+        from pandas import DataFrame, concat
+
+        row, column = (index.ravel() for index in np.indices(self.mask.shape))
+        numbers = {
+            "kind": self.kind,
+            "sigma_cycles_per_pixel": str(self.sigma) if self.kind == "band" else self.sigma,
+            "kept_energy_share": self.kept_energy,
+            "removed_energy_share": self.removed_energy,
+        }
+        pictures = {"mask": self.mask, "original": self.original, "kept": self.kept, "removed": self.removed}
+        tables = [
+            DataFrame({"picture": name, "row": row, "column": column, "value": picture.ravel(), **numbers})
+            for name, picture in pictures.items()
+            if picture is not None
+        ]
+        return concat(tables, ignore_index=True)
 
 
 def gaussian_filter(
@@ -43,7 +72,7 @@ def gaussian_filter(
     kind: MaskKind = "low",
     channel: Channel = "energy",
 ) -> GaussianFilter:
-    """The mask of `sfkd.gaussian_mask` for maps, or for a shape (H, W), with the energy that it keeps.
+    """The mask of `sfkd.gaussian_mask` for maps, or for a shape (H, W), with the energy that it keeps and removes.
 
     >>> round(gaussian_filter(np.eye(8), sigma=100.0).kept_energy, 3)
     1.0
@@ -69,6 +98,7 @@ def gaussian_filter(
         kind,
         _kept(power, mask),
         _kept(without_dc, mask),
+        _kept(power, 1 - mask),
         original,
         kept_picture,
         removed,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 Channel = int | Literal["energy", "pc1", "pc2", "pc3"]
 Feature = Any
+_T = TypeVar("_T")
 _COMPONENTS = {"pc1": 0, "pc2": 1, "pc3": 2}
 _DIMENSIONS = {2: "[H, W]", 3: "[C, H, W]", 4: "[B, C, H, W]"}
 
@@ -47,6 +48,24 @@ def named(features: Feature | Mapping[str, Feature], default: str = "") -> dict[
     if not features:
         raise ValueError("expected at least one feature by name, got an empty mapping.")
     return dict(features)
+
+
+def measured(
+    features: Feature | Mapping[str, Feature],
+    measure: Callable[[Any], _T],
+    ready: type[_T],
+    *,
+    taken: tuple[type, ...] = (),
+    default: str = "",
+) -> dict[str, _T]:
+    """`measure` of every feature by name; results of type `ready` pass, those of `taken` go to `measure` as they are.
+
+    A feature that is refused is refused by its own name.
+    """
+    return {
+        name: f if isinstance(f, ready) else measure(f if isinstance(f, taken) else as_maps(f, name or "feat"))
+        for name, f in named(features, default).items()
+    }
 
 
 def reading(feat: Feature) -> str:

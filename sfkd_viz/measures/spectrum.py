@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sfkd.fourier import FrequencyUnit, power_spectrum, radial_profile
 from sfkd_viz.measures.inputs import Feature, as_maps
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,20 @@ class Spectrum:
         rows, columns = (np.fft.fftshift(np.fft.fftfreq(n)) for n in self.power.shape)
         return rows, columns
 
+    def to_dataframe(self) -> DataFrame:
+        """A row a frequency: `vertical_cycles_per_pixel`, `horizontal_cycles_per_pixel`, `power`, `share`."""
+        from pandas import DataFrame
+
+        vertical, horizontal = np.meshgrid(*self.frequencies, indexing="ij")
+        return DataFrame(
+            {
+                "vertical_cycles_per_pixel": vertical.ravel(),
+                "horizontal_cycles_per_pixel": horizontal.ravel(),
+                "power": self.power.ravel(),
+                "share": self.share.ravel(),
+            }
+        )
+
 
 @dataclass(frozen=True)
 class RadialSpectrum:
@@ -49,6 +67,29 @@ class RadialSpectrum:
     share: np.ndarray
     unit: FrequencyUnit
     shape: tuple[int, int]
+
+    @property
+    def cycles_per_image(self) -> np.ndarray:
+        """`frequency` in cycles per image (of the longer side), `[R]`."""
+        return (
+            self.frequency
+            * {"cycles/image": 1.0, "cycles/pixel": max(self.shape), "pi": max(self.shape) / 2}[self.unit]
+        )
+
+    def to_dataframe(self) -> DataFrame:
+        """A row a ring: the frequency as `cycles_per_image`, `cycles_per_pixel` and `times_pi`, `power`, `share`."""
+        from pandas import DataFrame
+
+        cycles = self.cycles_per_image
+        return DataFrame(
+            {
+                "cycles_per_image": cycles,
+                "cycles_per_pixel": cycles / max(self.shape),
+                "times_pi": 2 * cycles / max(self.shape),
+                "power": self.power,
+                "share": self.share,
+            }
+        )
 
 
 def spectrum(feat: Feature) -> Spectrum:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sfkd.wavelet import Mode, SubBands, decompose
 from sfkd_viz.measures.inputs import Channel, Feature, as_maps, reduce_channels
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_ORIENTATION = {"A": "approximation", "H": "horizontal", "V": "vertical", "D": "diagonal"}
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,45 @@ class BandImages:
     levels: int
     asked_levels: int
 
+    def to_dataframe(self) -> DataFrame:
+        """A row a coefficient: `band`, `level`, `orientation`, `row`, `column`, `value` (units: see `bands`)."""
+        from pandas import DataFrame, concat
+
+        tables = []
+        for name, band in self.bands.items():
+            row, column = np.indices(band.shape)
+            cells = {"row": row.ravel(), "column": column.ravel(), "value": band.ravel()}
+            tables.append(DataFrame({**band_columns(name), **cells}))
+        return concat(tables, ignore_index=True)
+
 
 @dataclass(frozen=True)
 class BandEnergy:
     """Mean energy of each sub-band per image and channel, `energy`, and its `share` of their sum, by band name.
 
-    The sum equals the energy of the map where 2^J divides its sides; elsewhere padding adds some, hence shares.
+    A band is one orientation at one level: "H2" holds the horizontal details of level 2 (see `to_dataframe`). The sum equals
+    the energy of the map where 2^J divides its sides; elsewhere padding adds some, hence shares.
     """
 
     energy: dict[str, float]
     share: dict[str, float]
     wavelet: str
     levels: int
+
+    def to_dataframe(self) -> DataFrame:
+        """A row a band: `band`, `level`, `orientation`, `energy` (per image and channel), `share` (of their sum)."""
+        from pandas import DataFrame
+
+        return DataFrame([{**band_columns(n), "energy": e, "share": self.share[n]} for n, e in self.energy.items()])
+
+
+def band_columns(name: str) -> dict[str, str | int]:
+    """Name, level and orientation of a band, as columns of a table.
+
+    >>> band_columns("H2")
+    {'band': 'H2', 'level': 2, 'orientation': 'horizontal'}
+    """
+    return {"band": name, "level": int(name[1:]), "orientation": _ORIENTATION[name[0]]}
 
 
 def subbands(

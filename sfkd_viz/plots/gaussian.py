@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sfkd.fourier import MaskKind
 from sfkd_viz import theme
 from sfkd_viz.measures.gaussian import GaussianFilter, gaussian_filter
-from sfkd_viz.measures.inputs import Channel, Feature, named
+from sfkd_viz.measures.inputs import Channel, Feature, as_maps, named
 
 
 def plot_gaussian_mask(
@@ -21,7 +21,7 @@ def plot_gaussian_mask(
     kind: MaskKind = "low",
     channel: Channel = "energy",
 ) -> go.Figure:
-    """The mask over the frequency plane, and for maps what it keeps and removes in space with the share of kept energy.
+    """The mask over the frequency plane, and for maps what it keeps and removes in space, with both shares of energy.
 
     Args:
         feat_or_shape: maps (or several by name, a row each), a shape (H, W) for the mask alone, or ready results.
@@ -29,14 +29,17 @@ def plot_gaussian_mask(
         channel: of the pictures: a number, "pc1" to "pc3", or "energy" (then RMS over channels).
     """
     measured = {
-        name: f if isinstance(f, GaussianFilter) else gaussian_filter(f, sigma, kind, channel)
+        name: f if isinstance(f, GaussianFilter) else gaussian_filter(_checked(f, name), sigma, kind, channel)
         for name, f in named(feat_or_shape).items()
     }
     first = next(iter(measured.values()))
-    if first.original is None:
+    if len(measured) == 1 and first.original is None:
         return _mask_alone(first)
-    words = ["mask G", "map", "kept", "removed"]
-    titles = [_title(name, word, m) for name, m in measured.items() for word in words]
+    if bare := [name for name, m in measured.items() if m.original is None]:
+        raise ValueError(f"plot_gaussian_mask expects maps in every row, got a mask alone for {', '.join(bare)}.")
+    alike = len({_kind(m) for m in measured.values()}) == 1
+    words = ["mask", "map", "kept", "removed"]
+    titles = [_title(name, word, m, alike) for name, m in measured.items() for word in words]
     fig = theme.panels(len(measured), 4, titles, vertical=0.3 / len(measured), horizontal=0.03)
     for row, (name, m) in enumerate(measured.items(), 1):
         _add_mask(fig, m, row)
@@ -45,7 +48,7 @@ def plot_gaussian_mask(
         for column, picture in enumerate(pictures, 2):
             assert picture is not None
             heat = go.Heatmap(
-                z=picture.astype(np.float32),
+                z=theme.cells(picture),
                 coloraxis=axis,
                 name=f"{name} {words[column - 1]}".strip(),
                 hovertemplate="row %{y}, column %{x}: %{z:.3g}<extra></extra>",
@@ -70,18 +73,21 @@ def plot_gaussian_mask(
             }
         )
     note = (
-        "Circle: ‖f‖ = σ. Kept energy = Σ G²|F|² / Σ |F|², with and without the zero frequency (the mean). "
+        "Circle: ‖f‖ = σ. Kept: Σ mask²|F|² / Σ |F|², with and without the zero frequency (the mean). Removed: the same of "
+        "1 − mask;<br>where the mask is neither 0 nor 1 the two sum to less than 100 %. "
         f"Pictures: {first.channel if len(measured) == 1 else _common(first)}; one scale a row."
     )
-    return theme.titled(fig, f"Gaussian mask · {_kind(first)}", note, 150 + 250 * len(measured))
+    note = " ".join(filter(None, (note, theme.thinned(*(m.mask.shape for m in measured.values())))))
+    title = f"Gaussian mask · {_kind(first)}" if alike else "Gaussian masks"
+    return theme.titled(fig, title, note, 160 + 250 * len(measured)).update_layout(margin_t=106)
 
 
 def _add_mask(fig: go.Figure, m: GaussianFilter, row: int) -> None:
     rows, columns = (np.fft.fftshift(np.fft.fftfreq(n)) for n in m.mask.shape)
     heat = go.Heatmap(
-        z=m.mask.astype(np.float32),
-        x=columns,
-        y=rows,
+        z=theme.cells(m.mask),
+        x=theme.centres(columns),
+        y=theme.centres(rows),
         coloraxis="coloraxis",
         name="mask",
         hovertemplate="vertical %{y:.3f}, horizontal %{x:.3f} cycles/pixel<br>G = %{z:.3f}<extra></extra>",
@@ -97,16 +103,17 @@ def _add_mask(fig: go.Figure, m: GaussianFilter, row: int) -> None:
 
 def _mask_alone(m: GaussianFilter) -> go.Figure:
     height, width = m.mask.shape
-    fig = theme.panels(1, 2, [f"mask G · {height}×{width}", "along the horizontal axis"], horizontal=0.1)
+    fig = theme.panels(1, 2, [f"mask · {height}×{width}", "along the horizontal axis"], horizontal=0.16)
     _add_mask(fig, m, 1)
-    fig.update_layout(coloraxis={"showscale": True, "colorbar": theme.colorbar("G", x=0.46)})
+    fig.update_layout(coloraxis={"showscale": True, "colorbar": theme.colorbar("mask", x=0.42)})
     columns = np.fft.fftshift(np.fft.fftfreq(width))
-    fig.add_trace(go.Scatter(x=columns, y=m.mask[height // 2], mode="lines+markers", name="G"), 1, 2)
+    fig.add_trace(go.Scatter(x=columns.astype(np.float32), y=m.mask[height // 2], mode="lines+markers", name="G"), 1, 2)
     fig.update_xaxes(title_text="frequency (cycles/pixel)", row=1, col=2)
-    fig.update_yaxes(title_text="G", range=[-0.02, 1.05], row=1, col=2)
-    return theme.titled(
-        fig, f"Gaussian mask · {_kind(m)}", "Circle: ‖f‖ = σ; the edge is Nyquist, 0.5 cycles/pixel.", 420
+    fig.update_yaxes(title_text="mask", range=[-0.02, 1.05], row=1, col=2)
+    note = " ".join(
+        filter(None, ("Circle: ‖f‖ = σ; the edge is Nyquist, 0.5 cycles/pixel.", theme.thinned(m.mask.shape)))
     )
+    return theme.titled(fig, f"Gaussian mask · {_kind(m)}", note, 420)
 
 
 def _kind(m: GaussianFilter) -> str:
@@ -114,12 +121,18 @@ def _kind(m: GaussianFilter) -> str:
     return f"{word} · σ = {m.sigma} cycles/pixel"
 
 
-def _title(name: str, word: str, m: GaussianFilter) -> str:
-    if word == "mask G":
-        return " · ".join(filter(None, (name, f"{m.mask.shape[0]}×{m.mask.shape[1]}")))
+def _checked(feat: Feature | tuple[int, int], name: str) -> Feature | tuple[int, int]:
+    """Maps are refused by their own name; a shape (H, W) goes on as it is."""
+    return feat if isinstance(feat, (tuple, list)) else as_maps(feat, name or "feat")
+
+
+def _title(name: str, word: str, m: GaussianFilter, alike: bool) -> str:
+    if word == "mask":
+        size = f"{m.mask.shape[0]}×{m.mask.shape[1]}"
+        return " · ".join(filter(None, (name, size, "" if alike else f"{m.kind}, σ = {m.sigma}")))
     if word == "kept":
         return f"kept {_percent(m.kept_energy)} ({_percent(m.kept_energy_without_dc)} without mean)"
-    return word
+    return f"removed {_percent(m.removed_energy)}" if word == "removed" else word
 
 
 def _percent(share: float | None) -> str:

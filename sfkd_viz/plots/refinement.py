@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from sfkd_viz import theme
 from sfkd_viz.measures.inputs import Channel
-from sfkd_viz.measures.refinement import STAGES, Refinement, ds2s
+from sfkd_viz.measures.refinement import STAGES, Refinement, decibel, ds2s
 from sfkd_viz.plots.subbands import add_pyramids
 
 _TITLES = {
@@ -18,7 +18,7 @@ _TITLES = {
     "within": "after stage 1: within bands",
     "across": "after stage 2: across bands and streams",
 }
-_GAIN = "gain per band: energy after the stage / before it"
+_GAIN = "gain per band: energy after the stage / before it, dB written"
 _ERROR = "distance to the target per band: ‖S − T‖² / ‖T‖²"
 _BARS = {
     "input": ("before DS2S", theme.PALETTE[4]),
@@ -59,7 +59,8 @@ def plot_ds2s(
     for stage, (word, colour) in _BARS.items():
         _bar(fig, measured.error[stage], word, colour, 3)
         if stage in measured.gain:  # the legend of the distances serves both
-            _bar(fig, measured.gain[stage], word, colour, 1, in_legend=False)
+            gain = measured.gain[stage]
+            _bar(fig, gain, word, colour, 1, in_legend=False, text=[f"{decibel(g):+.1f}" for g in gain.values()])
     fig.update_yaxes(type="log", row=2)
     fig.add_hline(y=1, line={"color": "#7a7f87", "width": 1, "dash": "dot"}, row=2, col=1)  # type: ignore[arg-type]
     target = measured.stages["target"]
@@ -74,7 +75,14 @@ def plot_ds2s(
 
 
 def _bar(
-    fig: go.Figure, values: dict[str, float], name: str, colour: str, column: int, *, in_legend: bool = True
+    fig: go.Figure,
+    values: dict[str, float],
+    name: str,
+    colour: str,
+    column: int,
+    *,
+    in_legend: bool = True,
+    text: list[str] | None = None,
 ) -> None:
     bar = go.Bar(
         x=list(values),
@@ -82,6 +90,9 @@ def _bar(
         name=name,
         marker_color=colour,
         showlegend=in_legend,
+        text=text,
+        textposition="outside",
+        cliponaxis=False,
         hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>",
     )
     fig.add_trace(bar, 2, column)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from sfkd.fourier import FrequencyUnit
 from sfkd_viz import theme
-from sfkd_viz.measures.inputs import Feature, named, reading
+from sfkd_viz.measures.inputs import Feature, measured, reading
 from sfkd_viz.measures.spectrum import RadialSpectrum, Spectrum, radial_spectrum, spectrum
 
 Quantity = Literal["power", "share"]
@@ -36,21 +36,24 @@ def plot_spectrum(
     >>> plot_spectrum(np.eye(8)).layout.height
     420
     """
-    features = named(feat)
     quantity = quantity or ("share" if isinstance(feat, Mapping) else "power")
-    measured = {name: spectrum(f) for name, f in features.items()}
-    logs = {name: np.log10(np.maximum(_values(s, quantity), _FLOOR)) for name, s in measured.items()}
+    spectra = measured(feat, spectrum, Spectrum)
+    logs = {
+        name: np.log10(np.maximum(theme.cells(_values(s, quantity)), _FLOOR, dtype=np.float32))
+        for name, s in spectra.items()
+    }
     # cells far below the rest, such as exact zeros, would eat the whole scale
     top = max(float(z.max()) for z in logs.values())
     bottom = max(min(float(np.percentile(z, 1)) for z in logs.values()), top - 10)
-    fig = theme.panels(1, len(logs), [_panel_title(n, s) for n, s in measured.items()], horizontal=0.07)
-    for column, (name, s) in enumerate(measured.items(), 1):
+    fig = theme.panels(1, len(logs), [_panel_title(n, s) for n, s in spectra.items()], horizontal=0.07)
+    for column, (name, s) in enumerate(spectra.items(), 1):
         rows_f, columns_f = s.frequencies
         heat = go.Heatmap(
-            z=logs[name].astype(np.float32),
-            x=columns_f,
-            y=rows_f,
+            z=logs[name],
+            x=theme.centres(columns_f),
+            y=theme.centres(rows_f),
             coloraxis="coloraxis",
+            name=name or "spectrum",
             hovertemplate="vertical %{y:.3f}, horizontal %{x:.3f} cycles/pixel<br>log₁₀ %{z:.2f}<extra></extra>",
         )
         fig.add_trace(heat, 1, column)
@@ -69,6 +72,7 @@ def plot_spectrum(
     note = "Zero frequency in the middle; the edge is Nyquist, 0.5 cycles/pixel of that map."
     if not isinstance(feat, (Mapping, Spectrum)):
         note += f" Input read as {reading(feat)}."
+    note = " ".join(filter(None, (note, theme.thinned(*(s.power.shape for s in spectra.values())))))
     return theme.titled(fig, f"Energy spectrum: {word} per frequency", note, 420)
 
 
@@ -85,10 +89,9 @@ def plot_radial_spectrum(
         unit: "cycles/image" where grids differ, "cycles/pixel" or "pi"; ready results keep their own.
         quantity: "share" of a map's energy in each ring (they sum to 1), or mean "power" in the ring.
     """
-    profiles = {
-        name: f if isinstance(f, RadialSpectrum) else radial_spectrum(f, unit=unit)
-        for name, f in named(features, "feature").items()
-    }
+    profiles = measured(
+        features, lambda f: radial_spectrum(f, unit=unit), RadialSpectrum, taken=(Spectrum,), default="feature"
+    )
     units = {p.unit for p in profiles.values()}
     if len(units) > 1:
         raise ValueError(f"radial spectra in different units cannot share an axis: {', '.join(sorted(units))}.")
@@ -96,19 +99,19 @@ def plot_radial_spectrum(
     fig = go.Figure()
     for i, (name, profile) in enumerate(profiles.items()):
         values = np.maximum(profile.share if quantity == "share" else profile.power, _FLOOR)
-        colour = theme.PALETTE[i % len(theme.PALETTE)]
+        stroke = theme.stroke(i)
         fig.add_trace(
             go.Scatter(
-                x=profile.frequency,
-                y=values,
+                x=profile.frequency.astype(np.float32),
+                y=values.astype(np.float32),
                 name=f"{name} ({profile.shape[0]}×{profile.shape[1]})",
                 mode="lines+markers",
-                line={"color": colour, "width": 2},
+                line=stroke,
                 marker={"size": 5},
                 hovertemplate="%{x:.3g} → %{y:.3g}<extra>" + name + "</extra>",
             )
         )
-        fig.add_vline(x=_nyquist(profile), line={"color": colour, "width": 1, "dash": "dot"})
+        fig.add_vline(x=_nyquist(profile), line={"color": stroke["color"], "width": 1, "dash": "dot"})
     word = "share of energy in the ring" if quantity == "share" else "mean power per coefficient"
     fig.update_xaxes(title_text=_AXIS[unit])
     fig.update_yaxes(title_text=word, type="log", exponentformat="power")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from sfkd.wavelet import Mode
 from sfkd_viz import theme
-from sfkd_viz.measures.inputs import Channel, Feature, named
+from sfkd_viz.measures.inputs import Channel, Feature, measured
 from sfkd_viz.measures.subbands import BandImages, subbands
 
 _CORNER = {"A": (0, 0), "H": (0, 1), "V": (1, 0), "D": (1, 1)}  # (row, column) of a band in its level's square
@@ -39,19 +39,22 @@ def plot_subbands(
         wavelet, levels, mode: of `sfkd.decompose`; the panel says where a grid bears fewer levels.
         channel: a channel's number, "pc1" to "pc3", or "energy".
     """
-    measured = {
-        name: f if isinstance(f, BandImages) else subbands(f, wavelet, levels, channel, mode)
-        for name, f in named(feat).items()
-    }
-    fig = theme.panels(1, len(measured), [panel_title(name, m) for name, m in measured.items()])
-    add_pyramids(fig, list(measured.values()))
-    first = next(iter(measured.values()))
-    labels = {m.channel for m in measured.values()}
+    pyramids = measured(feat, lambda f: subbands(f, wavelet, levels, channel, mode), BandImages)
+    if len({(m.wavelet, m.signed) for m in pyramids.values()}) > 1:
+        raise ValueError(
+            "plot_subbands expects results of one wavelet, all signed or all energies, which share a colour scale; got "
+            + ", ".join(f"{name}: {m.wavelet}, {m.channel}" for name, m in pyramids.items())
+        )
+    fig = theme.panels(1, len(pyramids), [panel_title(name, m) for name, m in pyramids.items()])
+    add_pyramids(fig, list(pyramids.values()))
+    first = next(iter(pyramids.values()))
+    labels = {m.channel for m in pyramids.values()}
     shown = first.channel if len(labels) == 1 else _common(first)
     note = (
         "Corner A: approximation. H, V, D: horizontal, vertical, diagonal detail, number = level, finest outermost. "
         + ("In units of each map's RMS." if first.signed else "Energy in units of each map's mean square.")
     )
+    note = " ".join(filter(None, (note, theme.thinned(*(m.shape for m in pyramids.values())))))
     return theme.titled(fig, f"Wavelet sub-bands · {first.wavelet} · {shown}", note, 470)
 
 
@@ -102,10 +105,11 @@ def _tile(name: str, band: np.ndarray, images: BandImages) -> go.Heatmap:
     """A band as a heat map in the pixel coordinates of the pyramid."""
     top, left, height, width = _place(name, images)
     rows, columns = band.shape
-    dy, dx = height / rows, width / columns
+    means = theme.cells(band, most=max(1, theme.MOST_CELLS >> int(name[1:])))  # a pyramid is one panel
+    dy, dx = height / means.shape[0], width / means.shape[1]
     axis = "coloraxis2" if images.signed and name.startswith("A") else "coloraxis"
     return go.Heatmap(
-        z=(band if images.signed else _log(band)).astype(np.float32),
+        z=means if images.signed else _log(means),
         x0=left + dx / 2,
         dx=dx,
         y0=top + dy / 2,

@@ -1,0 +1,106 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sfkd_viz import theme
+from sfkd_viz.measures.training import ROLES, TrainingCurves, kind_of, training_curves
+
+_PANELS = {
+    "loss": ("loss parts of the student, unweighted", "loss"),
+    "top-1": ("test top-1", "top-1 (%)"),
+    "lr": ("learning rate", "lr"),
+    "speed": ("speed", "images/s"),
+    "weight": ("weights of the loss parts", "weight"),
+    "ratio": ("variance of the target / of the raw target", "ratio"),
+}
+_WORDS = {"student": "student", "baseline": "student alone", "teacher": "teacher"}
+
+
+def plot_training(run: Any) -> go.Figure:
+    """Loss parts, top-1, learning rate and speed of a run against the epoch, with its baseline and teacher.
+
+    Columns that a method adds are drawn too: loss parts, weights ("weight_…") and target ratios; values per layer
+    ("part/layer") are left to `training_curves(run).to_dataframe()`.
+
+    Args:
+        run: path of a run folder, finished or not, a loaded run, or measured `TrainingCurves`.
+    """
+    measured = run if isinstance(run, TrainingCurves) else training_curves(run)
+    drawn = _drawn(measured)
+    kinds = [kind for kind in _PANELS if kind in {k for k, _, _ in drawn}]
+    rows = (len(kinds) + 1) // 2
+    fig = make_subplots(
+        rows,
+        2,
+        subplot_titles=[_PANELS[kind][0] for kind in kinds],
+        horizontal_spacing=0.1,
+        vertical_spacing=0.34 / rows,
+    )
+    fig.update_annotations(font_size=12.5, yshift=4)
+    counts: dict[str, int] = {}
+    for kind, role, column in drawn:
+        row, place = divmod(kinds.index(kind), 2)
+        of_role = kind in ("top-1", "lr", "speed")
+        i = ROLES.index(role) if of_role else counts.get(kind, 0)
+        counts[kind] = i + 1
+        stroke = theme.stroke(i)
+        if of_role and column not in ("top1", "lr", "images_per_second"):
+            stroke["dash"] = "dot"
+        fig.add_trace(_line(measured, (kind, role, column), stroke, of_role=of_role), row + 1, place + 1)
+    for i, kind in enumerate(kinds):
+        row, place = divmod(i, 2)
+        values = [measured.runs[role][column] for k, role, column in drawn if k == kind]
+        positive = all((v[~np.isnan(v)] > 0).all() for v in values)
+        fig.update_yaxes(
+            title_text=_PANELS[kind][1],
+            type="log" if kind in ("loss", "lr") and positive else "linear",
+            exponentformat="power",
+            dtick="D2" if kind == "loss" and positive else None,
+            row=row + 1,
+            col=place + 1,
+        )
+        fig.update_xaxes(title_text="epoch", row=row + 1, col=place + 1)
+    states = [f"{_WORDS[role]}: {measured.written(role)} of {measured.epochs[role]} epochs" for role in measured.runs]
+    title = f"Training · {measured.name} · {measured.method}" + ("" if measured.finished else " · not finished")
+    legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top", "tracegroupgap": 14}
+    return theme.titled(fig, title, " · ".join(states), 170 + 250 * rows).update_layout(legend=legend)
+
+
+def _drawn(measured: TrainingCurves) -> list[tuple[str, str, str]]:
+    """(kind, role, column) of every line."""
+    lines = []
+    for role in ROLES:
+        for column in measured.runs.get(role, {}):
+            kind = kind_of(column)
+            per_layer, other_run = "/" in column, role != "student" and kind not in ("top-1", "lr", "speed")
+            if column not in ("epoch", "seconds") and not per_layer and not other_run:
+                lines.append((kind, role, column))
+    return lines
+
+
+def _line(
+    measured: TrainingCurves, which: tuple[str, str, str], stroke: dict[str, Any], *, of_role: bool
+) -> go.Scatter:
+    kind, role, column = which
+    plain = column in ("top1", "lr", "images_per_second")
+    word = _WORDS[role] if plain else f"{_WORDS[role]}: {column}" if of_role else column
+    group = "runs" if of_role else kind
+    titles = {"runs": "runs", "loss": "loss parts", "weight": "weights", "ratio": "target ratio"}
+    return go.Scatter(
+        x=measured.runs[role]["epoch"].astype(np.float32),
+        y=measured.runs[role][column].astype(np.float32),
+        name=word,
+        mode="lines+markers",
+        line=stroke,
+        marker={"size": 5},
+        legendgroup=group,
+        legendgrouptitle={"text": titles[group]},
+        showlegend=not of_role or kind == "top-1",
+        hovertemplate="epoch %{x}: %{y:.4g}<extra>" + word + "</extra>",
+    )
