@@ -1,0 +1,122 @@
+"""Alignment between all layers of two models as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from sfkd_viz import theme
+from sfkd_viz.measures.blocks import WHOLE
+from sfkd_viz.measures.cka import CKA, cka
+from sfkd_viz.measures.inputs import Feature
+
+COLUMNS = 4
+MOST_WRITTEN = 64  # cells a panel; more are too small to write in
+
+
+def plot_cka(
+    a: CKA | Feature | Mapping[str, Feature],
+    b: Feature | Mapping[str, Feature] | None = None,
+    *,
+    band: str | None = None,
+    **options: Any,
+) -> go.Figure:
+    """Heat map of CKA, 0 to 1, rows: layers of the first model, columns: layers of the second.
+
+    Args:
+        a, b: a ready `CKA`, or features of both models with the `options` of `cka`.
+        band: one band's name; default the whole maps and every band, a panel each.
+    """
+    if isinstance(a, CKA):
+        if b is not None or options:
+            raise ValueError("plot_cka takes a ready CKA alone: its features and options are fixed.")
+        measured = a
+    else:
+        if b is None:
+            raise ValueError("plot_cka expects a ready CKA, or features of two models: plot_cka(a, b).")
+        measured = cka(a, b, **options)
+    shown = list(measured.bands) if band is None else [band]
+    values = {name: measured.band(name) for name in shown}
+    fig, height = small_multiples(measured, list(values), measured.a, measured.b)
+    for number, (name, cells) in enumerate(values.items()):
+        heat = heat_map(measured, name, cells, "CKA")
+        fig.add_trace(heat, number // COLUMNS + 1, number % COLUMNS + 1)
+    bar = theme.colorbar("CKA (unbiased, linear)")
+    fig.update_layout(coloraxis={"colorscale": theme.SEQUENTIAL, "cmin": 0.0, "cmax": 1.0, "colorbar": bar})
+    blocks = len(measured.counts)
+    note = (
+        f"{measured.images:,} images in {blocks} block{'s' * (blocks > 1)}; both maps on the smaller of their grids. "
+        "Empty: the grid does not bear the band, or a layer is constant."
+    )
+    what = f" · {band}" if band is not None and band != WHOLE else ""
+    return theme.titled(fig, f"Alignment of layers (CKA): {measured.a} × {measured.b}{what}", note, height)
+
+
+def small_multiples(measured: CKA, bands: list[str], a: str, b: str) -> tuple[go.Figure, int]:
+    """A panel a band, four a row, with the models' names a and b on the outer axes; and the figure's height."""
+    columns = min(COLUMNS, len(bands))
+    rows = -(-len(bands) // columns)
+    titles = ["whole maps" if band == WHOLE else band for band in bands]
+    fig = theme.panels(rows, columns, titles, horizontal=0.03, vertical=0.3 / rows if rows > 1 else 0.12)
+    for number in range(len(bands)):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
+        last = number + columns >= len(bands)
+        fig.update_xaxes(showgrid=False, showticklabels=last, type="category", **place)
+        fig.update_yaxes(showgrid=False, showticklabels=place["col"] == 1, type="category", **place)
+        if last:
+            fig.update_xaxes(title_text=f"layer of {b}", **place)
+        if place["col"] == 1:
+            fig.update_yaxes(title_text=f"layer of {a}", **place)
+    return fig, 170 + rows * (110 + 34 * min(len(measured.rows), 12))
+
+
+def heat_map(
+    measured: CKA,
+    band: str,
+    values: np.ndarray,
+    quantity: str,
+    *,
+    form: str = ".2f",
+    marks: np.ndarray | None = None,
+    about: list[list[str]] | None = None,
+) -> go.Heatmap:
+    """One band's panel, deepest layer on top: values written where they are few, starred by `marks`; `about` on hover."""
+    written = values.size <= MOST_WRITTEN
+    marks = np.zeros(values.shape, dtype=bool) if marks is None else marks
+    cells = [
+        [
+            f"{v:{form}}{'*' * bool(m)}" if written and np.isfinite(v) else "*" * bool(m)
+            for v, m in zip(row, mark, strict=True)
+        ]
+        for row, mark in zip(values, marks, strict=True)
+    ]
+    number = measured.bands.index(band)
+    hover = [
+        [
+            hover_text(measured, number, i, j) + ("" if about is None else f"<br>{about[i][j]}")
+            for j in range(values.shape[1])
+        ]
+        for i in range(values.shape[0])
+    ]
+    return go.Heatmap(
+        z=values.astype(np.float32),
+        x=list(measured.columns),
+        y=list(measured.rows),
+        name=band,
+        coloraxis="coloraxis",
+        text=cells,
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        customdata=hover,
+        hovertemplate=f"%{{y}} × %{{x}}, {band}<br>{quantity} %{{z:.3f}}<br>%{{customdata}}<extra></extra>",
+    )
+
+
+def hover_text(measured: CKA, band: int, row: int, column: int) -> str:
+    """Grid and frequencies of a cell."""
+    cycles = measured.cycles(measured.bands[band], row, column)
+    grid = "{}×{}".format(*measured.grids[row, column])
+    return f"on {grid}" + (f", {cycles[0]:g}–{cycles[1]:g} cycles/image" if cycles else ": too small for this band")
