@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sfkd._checks import unknown
+from sfkd._distributed import gathered, processes
 
 
 class ChannelStandardize(nn.Module):
     """Per-channel standardisation of `[B, C, H, W]` by running mean and variance, without parameters or their gradient.
 
     In training mode the statistics are updated before they are used: exact over the first `window` batches, exponential
-    after, and averaged over all processes. Our choice: a target whose scale cannot be trained away.
+    after, and those of the batches of all processes, which are equally large. Our choice: a target whose scale cannot be
+    trained away.
     """
 
     mean: Tensor
@@ -34,24 +40,63 @@ class ChannelStandardize(nn.Module):
 
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
-        moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(moments)
-            moments /= torch.distributed.get_world_size()
-        mean = moments[0]
-        variance = (moments[1] - mean.square()).clamp_min(0)
+        # two passes: E[x²] − mean² loses its digits where the mean is large
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        means, variances = gathered(torch.stack([mean, variance])[None]).unbind(1)
+        # law of total variance: the spread of means belongs to the variance, over processes and then over batches
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         self.batches += 1
         momentum = 1 / self.batches.clamp_max(self.window)
         shift = mean - self.mean
-        # law of total variance: the spread of batch means belongs to the variance of the channel
         self.variance += momentum * (variance - self.variance + (1 - momentum) * shift.square())
         self.mean += momentum * shift
+
+
+class Moments:
+    """Mean and covariance of channels over all positions of the maps that were added, float64 on the CPU.
+
+    >>> moments = Moments(2)
+    >>> moments.add(torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]]))
+    >>> moments.mean.tolist(), moments.covariance.diagonal().tolist()
+    ([2.0, 2.0], [1.0, 0.0])
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.mean = torch.zeros(channels, dtype=torch.float64)
+        self.covariance = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """Count every position of maps `[B, C, H, W]`."""
+        rows = x.detach().cpu().double().transpose(0, 1).flatten(1)
+        mean = rows.mean(1)
+        centred = rows - mean[:, None]
+        self.merge(torch.tensor(float(rows.shape[1])), mean, centred @ centred.T / rows.shape[1])
+
+    def merge(self, count: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        """Count `count` further positions with this mean and covariance (law of total covariance)."""
+        share = count / (self.count + count)
+        shift = mean - self.mean
+        self.covariance += share * (covariance - self.covariance + (1 - share) * torch.outer(shift, shift))
+        self.mean += share * shift
+        self.count += count
+
+    def of_all_processes(self, device: torch.device) -> Moments:
+        """Those of all processes together, the same on each; `device` is where processes can exchange tensors."""
+        if processes() == 1:  # not every device has float64
+            return self
+        parts = [gathered(x[None].to(device)).cpu() for x in (self.count, self.mean, self.covariance)]
+        together = Moments(len(self.mean))
+        for count, mean, covariance in zip(*parts, strict=True):
+            together.merge(count, mean, covariance)
+        return together
 
 
 class TeacherTarget(nn.Module):
     """The teacher's maps as a fixed target.
 
-    Standardised per channel, then, where wider than `width`, reduced by a seeded orthogonal projection.
+    Standardised per channel, then, where wider than `width`, reduced by a projection with orthonormal rows: a seeded
+    random one, or after `fit` the principal components.
     """
 
     projection: Tensor | None
@@ -66,10 +111,28 @@ class TeacherTarget(nn.Module):
             projection = torch.linalg.qr(noise).Q.T[:, :, None, None].contiguous()
         self.register_buffer("projection", projection)
 
+    @property
+    def reduces(self) -> bool:
+        """Whether the teacher is wider than the target."""
+        return self.projection is not None
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         x = self.standardize(x)
         return x if self.projection is None else F.conv2d(x, self.projection)
+
+    @torch.no_grad()
+    def fit(self, moments: Moments) -> None:
+        """Project onto the principal components of the standardised channels, largest variance first.
+
+        Each component's largest loading is made positive, so that all processes and machines agree on its sign.
+        """
+        assert self.projection is not None
+        scale = (moments.covariance.diagonal() + self.standardize.eps).rsqrt()
+        _, vectors = torch.linalg.eigh(scale[:, None] * moments.covariance * scale)  # ascending
+        rows = vectors.T.flip(0)[: self.channels]
+        signs = rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+        self.projection.copy_((signs * rows)[:, :, None, None])
 
 
 class StudentProjection(nn.Sequential):
@@ -122,10 +185,46 @@ def _pooled(x: Tensor, grid: tuple[int, int]) -> Tensor:
 def pair_layers(student: list[str], teacher: list[str]) -> list[tuple[str, str]]:
     """(student layer, teacher layer) for each student layer, matched by relative depth; the last always meets the last.
 
+    Layer i of n (from 1) meets layer i·m / n of m, rounded, halves up, at least the first.
+
     >>> pair_layers(["s0", "s1", "s2"], ["t0", "t1", "t2", "t3"])
     [('s0', 't0'), ('s1', 't2'), ('s2', 't3')]
     """
     if not student or not teacher:
         raise ValueError(f"pair_layers expects layers on both sides, got {len(student)} and {len(teacher)}.")
-    ratio = len(teacher) / len(student)
-    return [(name, teacher[max(0, round((i + 1) * ratio) - 1)]) for i, name in enumerate(student)]
+    n, m = len(student), len(teacher)
+    return [(name, teacher[max(1, (2 * i * m + n) // (2 * n)) - 1]) for i, name in enumerate(student, 1)]
+
+
+def choose_pairs(
+    student: list[str], teacher: list[str], layers: Sequence[Sequence[str]] | None
+) -> list[tuple[str, str]]:
+    """The layer pairs that an option `layers` names, `pair_layers` of all where it is None.
+
+    Args:
+        student, teacher: names of the captured layers.
+        layers: pairs [student layer, teacher layer]; a layer of the student may stand in one of them only.
+
+    Raises:
+        ValueError: what is no such list, or a layer that is not captured, with those that are.
+
+    >>> choose_pairs(["s0", "s1"], ["t0", "t1"], [["s1", "t0"]])
+    [('s1', 't0')]
+    """
+    if layers is None:
+        return pair_layers(student, teacher)
+    listed = layers if isinstance(layers, (list, tuple)) else []
+    pairs = [tuple(map(str, pair)) if isinstance(pair, (list, tuple)) else () for pair in listed]
+    if not pairs or any(len(pair) != 2 for pair in pairs) or len({pair[0] for pair in pairs}) < len(pairs):
+        raise ValueError(
+            "layers expects pairs [student layer, teacher layer], at least one and each layer of the student once, got "
+            f"{layers!r}: the student has {', '.join(student)}, the teacher {', '.join(teacher)}."
+        )
+    for own, others in pairs:
+        for role, name, captured in (("student", own, student), ("teacher", others, teacher)):
+            if name not in captured:
+                raise ValueError(
+                    f"{unknown(f'captured layer of the {role}', name, captured)} Further ones are captured with "
+                    f"`layers:` of the {role} in a recipe, or Backbone(…, layers=[…])."
+                )
+    return [(own, others) for own, others in pairs]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from sfkd import common_grid, pair_layers
-from sfkd.align import ChannelStandardize, StudentProjection, TeacherTarget
+from sfkd.align import ChannelStandardize, Moments, StudentProjection, TeacherTarget, choose_pairs
 
 
 def batches(count: int, channels: int = 3) -> list[torch.Tensor]:
@@ -42,6 +43,29 @@ def test_the_output_is_standard_and_eval_moves_nothing() -> None:
     assert torch.equal(standardize.eval()(x), y)
     standardize(x + 100)
     assert all(torch.equal(v, state[k]) for k, v in standardize.state_dict().items())
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    """E[x²] − mean² would be 10⁸ − 10⁸ here, and float32 has seven digits."""
+    standardize = ChannelStandardize(3)
+    x = 1e4 + torch.randn(8, 3, 5, 6)
+    standardize(x)
+    expected = x.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(standardize.variance.double(), expected.var(1, correction=0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(standardize.mean.double(), expected.mean(1), rtol=1e-6, atol=0)
+
+
+def test_processes_are_combined_by_the_law_of_total_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = batches(2)
+    other = ChannelStandardize(3)
+    other(theirs)
+    sent = torch.stack([other.mean, other.variance])[None]
+    monkeypatch.setattr("sfkd.align.gathered", lambda x: torch.cat([x, sent]))
+    standardize = ChannelStandardize(3)
+    standardize(ours)
+    everything = torch.cat([ours, theirs]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(standardize.mean, everything.mean(1))
+    torch.testing.assert_close(standardize.variance, everything.var(1, correction=0))
 
 
 def test_half_precision_is_standardised_in_float32() -> None:
@@ -84,6 +108,53 @@ def test_the_projection_acts_on_standardised_channels() -> None:
     torch.testing.assert_close(out, expected)
 
 
+def test_moments_of_batches_of_unlike_size_are_those_of_all() -> None:
+    seen = [x[: i + 1] for i, x in enumerate(batches(4))]
+    moments = Moments(3)
+    for x in seen:
+        moments.add(x)
+    everything = torch.cat(seen).transpose(0, 1).flatten(1).double()
+    assert moments.count == everything.shape[1]
+    torch.testing.assert_close(moments.mean, everything.mean(1))
+    torch.testing.assert_close(moments.covariance, torch.cov(everything, correction=0))
+
+
+def test_processes_fit_to_the_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [Moments(3), Moments(3), Moments(3)]
+    first, second = batches(2)
+    for moments, seen in zip(parts, ([first], [second[:3]], [first, second[:3]]), strict=True):
+        for x in seen:
+            moments.add(x)
+    a, b, both = parts
+    sent = {0: b.count, 1: b.mean, 2: b.covariance}
+    monkeypatch.setattr("sfkd.align.processes", lambda: 2)
+    monkeypatch.setattr("sfkd.align.gathered", lambda x: torch.cat([x, sent[x.ndim - 1][None]]))
+    together = a.of_all_processes(torch.device("cpu"))
+    assert together.count == both.count
+    torch.testing.assert_close(together.mean, both.mean)
+    torch.testing.assert_close(together.covariance, both.covariance)
+
+
+def test_fitted_projection_is_that_of_numpys_svd() -> None:
+    x = (
+        torch.einsum("oc,bchw->bohw", torch.randn(6, 6), torch.randn(8, 6, 5, 5)) * torch.arange(1, 7)[:, None, None]
+        + 3
+    )
+    target, moments = TeacherTarget(6, 3), Moments(6)
+    for batch in x.split(2):
+        moments.add(batch)
+    target.fit(moments)
+    rows = x.transpose(0, 1).flatten(1).numpy().astype(np.float64)
+    standard = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+    components = np.linalg.svd(standard, full_matrices=False)[0][:, :3].T
+    components *= np.sign(np.take_along_axis(components, np.abs(components).argmax(1)[:, None], axis=1))
+    assert target.projection is not None
+    np.testing.assert_allclose(target.projection[:, :, 0, 0], components, atol=1e-5)
+    again = TeacherTarget(6, 3)
+    again.load_state_dict(target.state_dict())
+    assert torch.equal(again.eval()(x), target.eval()(x))
+
+
 def test_student_projection_treats_images_alone() -> None:
     project = StudentProjection(5, 8)
     x = torch.randn(3, 5, 4, 4)
@@ -119,6 +190,8 @@ def test_averaging_aliases_as_the_documentation_says() -> None:
         (4, 1, [0, 0, 0, 0]),
         (2, 4, [1, 3]),
         (4, 2, [0, 0, 1, 1]),
+        (2, 5, [2, 4]),  # 2.5 up to 3
+        (4, 6, [1, 2, 4, 5]),  # 1.5 up to 2, 4.5 up to 5
     ],
 )
 def test_layers_are_paired_by_depth(student: int, teacher: int, expected: list[int]) -> None:
@@ -137,3 +210,27 @@ def test_the_last_meets_the_last_and_order_is_kept(student: int, teacher: int) -
 def test_no_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layers on both sides, got 0 and 2"):
         pair_layers([], ["a", "b"])
+
+
+def test_chosen_pairs_are_taken_in_their_order() -> None:
+    pairs = choose_pairs(["a", "b", "c"], ["x", "y"], [["c", "x"], ("a", "x")])
+    assert pairs == [("c", "x"), ("a", "x")]
+    assert choose_pairs(["a", "b"], ["x", "y"], None) == pair_layers(["a", "b"], ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([["z", "x"]], r"unknown captured layer of the student 'z'\. Choices: a, b\. .*captured with `layers:`"),
+        ([["a", "yy"]], r"unknown captured layer of the teacher 'yy'\. Did you mean 'y'\? .*Backbone\(…, layers="),
+        ([], "at least one and each layer of the student once"),
+        ([["a", "x"], ["a", "y"]], "each layer of the student once"),
+        (5, "expects pairs .* got 5"),
+        ([5], "expects pairs"),
+        (["ax"], "expects pairs .*the student has a, b, the teacher x, y"),
+        ([["a", "x", "y"]], "expects pairs"),
+    ],
+)
+def test_wrong_pairs_are_refused(layers: list[list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_pairs(["a", "b"], ["x", "y"], layers)

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfkd import losses
-from sfkd.losses import GaussianFrequencyLoss, band_loss, gaussian_frequency_loss, hint_loss, kd_loss
+from sfkd.losses import (
+    GaussianFrequencyLoss,
+    band_loss,
+    check_band_weights,
+    gaussian_frequency_loss,
+    hint_loss,
+    kd_loss,
+)
 from sfkd.wavelet import decompose
 
 PUBLISHED = dict(np.load(Path(__file__).parent / "reference" / "published_losses.npz"))
@@ -81,6 +88,47 @@ def test_band_weights() -> None:
     only_low_differs = decompose(teacher + 1)
     assert band_loss(only_low_differs, t, approximation_weight=0, detail_weight=1).item() == pytest.approx(0, abs=1e-20)
     assert band_loss(only_low_differs, t).item() > 0.1
+
+
+def test_named_band_weights() -> None:
+    """Each band alone, then what letters, the more specific name and absent levels mean."""
+    student, teacher = maps(2, 3, 8, 8)
+    s, t = decompose(student), decompose(teacher)
+    alone = {}
+    for (name, a), (_, b) in zip(s.items(), t.items(), strict=True):
+        alone[name] = ((a - b).square().mean((1, 2, 3)) / (b.square().mean((1, 2, 3)) + 0.01)).mean()
+        torch.testing.assert_close(band_loss(s, t, weights={name: 1}), alone[name])
+    mixed = 3 * alone["A2"] + 0.5 * alone["H1"] + 2 * alone["H2"] + 0.1 * (alone["D1"] + alone["D2"])
+    weights = {"A": 3, "H1": 0.5, "H": 2, "D": 0.1, "V7": 9.0, "A1": 5.0}
+    torch.testing.assert_close(band_loss(s, t, weights=weights), mixed)
+    assert band_loss(s, t, weights={"H7": 1.0}) == 0
+    torch.testing.assert_close(
+        band_loss(s, t, weights={"A": 1, **dict.fromkeys("HVD", 0.5 / 6)}), band_loss(s, t), rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "levels", "error", "message"),
+    [
+        ({"B": 1.0}, None, ValueError, "unknown band 'B'.*as in 'H1'"),
+        ({"H0": 1.0}, None, ValueError, "unknown band 'H0'"),
+        ({"h1": 1.0}, None, ValueError, "unknown band 'h1'"),
+        ({1: 1.0}, None, ValueError, "unknown band 1"),
+        ({"H3": 1.0}, 2, ValueError, "unknown band 'H3'.*a level up to 2"),
+        ({"H": -1.0}, None, ValueError, "weight of band 'H' expects a number ≥ 0, got -1.0"),
+        ({"H": "1"}, None, ValueError, "got '1'"),
+        ({"H": math.nan}, None, ValueError, "got nan"),
+        ({}, None, ValueError, "at least one band"),
+        ([1, 2], None, TypeError, "expect a mapping such as .* got list"),
+    ],
+)
+def test_wrong_band_weights_are_refused(weights, levels, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_band_weights(weights, levels)
+    if levels is None:
+        bands = decompose(torch.randn(1, 2, 8, 8))
+        with pytest.raises(error, match=message):
+            band_loss(bands, bands, weights=weights)
 
 
 def test_band_loss_survives_an_empty_band_in_the_teacher() -> None:
@@ -221,6 +269,8 @@ ZERO = torch.zeros(2, 8, 8)
         (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=-0.1), ValueError, "one number > 0"),
         (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=[0.1, 0.2]), ValueError, "one number > 0"),
         (lambda: gaussian_frequency_loss(ZERO, ZERO, sigma=0.1, mask="band"), ValueError, "a pair"),
+        (lambda: GaussianFrequencyLoss(sigma=0.1, mask="band"), ValueError, "a pair"),
+        (lambda: GaussianFrequencyLoss(spectrum="phase"), ValueError, "unknown spectrum 'phase'"),
         (lambda: gaussian_frequency_loss(ZERO[0, 0], ZERO[0, 0]), ValueError, "got 1 dimension"),
         (lambda: gaussian_frequency_loss(ZERO + 0j, ZERO + 0j), TypeError, "expects real values"),
         (lambda: gaussian_frequency_loss(ZERO[:, :1, :1], ZERO[:, :1, :1], mask="high"), ValueError, "keeps nothing"),

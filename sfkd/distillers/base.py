@@ -149,7 +149,11 @@ class Distiller(nn.Module):
             return torch.where(targets.sum(1) > 0, targets.argmax(1), teacher.argmax(1))
         return torch.where(targets == UNLABELLED, teacher.argmax(1), targets)
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors of the distiller that belong to neither model: projections, refiners, statistics."""
-        own = ("student.", "teacher.")
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(own)}
+    def extra_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Tensors of the distiller that belong to neither model: projections, refiners, statistics.
+
+        `state`: its state dict where that is not whole in this process (FSDP).
+        """
+        models = ("student.", "teacher.")
+        state = self.state_dict() if state is None else state
+        return {name: value for name, value in state.items() if not name.startswith(models)}

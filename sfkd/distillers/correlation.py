@@ -42,6 +42,10 @@ class Correlation(KD):
         self.target = TeacherTarget(self.teacher.layers[-1].channels, width)
         self.embed = nn.Linear(student.layers[-1].channels, self.target.channels)
 
+    @property
+    def teacher_layers(self) -> list[str]:
+        return [self.last[1]]
+
     def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
         embedded = self.embed(pooled(student.features[self.last[0]]))
         target = self.target(pooled(teacher.features[self.last[1]])[:, :, None, None]).flatten(1)

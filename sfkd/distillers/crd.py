@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfkd._distributed import gathered
 from sfkd.align import pooled
 from sfkd.distillers.base import Term
 from sfkd.distillers.kd import KD
@@ -83,6 +84,10 @@ class CRD(KD):
         # noise is a function of this count alone: a resumed run draws what an unbroken one would
         self.register_buffer("counter", torch.randint(2**31, ()))
 
+    @property
+    def teacher_layers(self) -> list[str]:
+        return [self.last[1]]
+
     def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
         if index is None:
             raise ValueError(
@@ -120,34 +125,21 @@ class CRD(KD):
     @torch.no_grad()
     def _constants(self, scores: list[tuple[Tensor, Tensor]]) -> Tensor:
         """log Z = log(N · mean score) of both directions; of the first batch that was trained on, where there was one."""
-        per_process = _gathered(torch.stack([_log_mean(torch.cat([p[:, None], n], dim=1)) for p, n in scores])[None])
+        per_process = gathered(torch.stack([_log_mean(torch.cat([p[:, None], n], dim=1)) for p, n in scores])[None])
         estimate = torch.stack([_log_mean(x) for x in per_process.unbind(1)]) + math.log(self.num_samples)
         return torch.where(self.log_constants.isnan(), estimate, self.log_constants)
 
     @torch.no_grad()
     def _remember(self, index: Tensor, own: Tensor, others: Tensor, constants: Tensor) -> None:
-        index = _gathered(index)
+        index = gathered(index)
         same = (index[:, None] == index).float()
         for memory, vectors in ((self.memory_student, own), (self.memory_teacher, others)):
             # a sample that came twice writes one value twice, so that all processes write the same
-            mean = same @ _gathered(vectors) / same.sum(1, keepdim=True)
+            mean = same @ gathered(vectors) / same.sum(1, keepdim=True)
             rows = self.momentum * memory[index] + (1 - self.momentum) * mean
             memory[index] = F.normalize(rows, dim=1)
         self.log_constants.copy_(constants)
         self.counter += 1
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _gathered(x: Tensor) -> Tensor:
-    """`x` `[B, …]` of all processes in their order."""
-    if not _distributed():
-        return x
-    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 def _log_mean(x: Tensor) -> Tensor:

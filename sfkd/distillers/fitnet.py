@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sfkd.align import ChannelStandardize, common_grid, pair_layers
+from sfkd.align import ChannelStandardize, common_grid
 from sfkd.distillers.base import Term
-from sfkd.distillers.kd import KD
+from sfkd.distillers.layerwise import Layerwise, over_layers
 from sfkd.features import Backbone, Output
 from sfkd.losses import hint_loss
 
 
-class FitNet(KD):
+class FitNet(Layerwise):
     """KD + hint_weight · mean squared difference of the maps after a trainable 1×1 convolution on the student's side.
 
     After Romero et al., ICLR 2015, which has one hint layer and no logit term in that stage. Ours: every paired layer,
@@ -22,7 +21,7 @@ class FitNet(KD):
     so that it runs on every pair.
 
     Args:
-        hint_weight: weight of the mean over layers. **options: those of `kd`.
+        hint_weight: weight of the mean over layers. **options: `layers`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -33,19 +32,13 @@ class FitNet(KD):
         hint_weight: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, teacher, **options)
-        assert self.teacher is not None
-        self.hint_weight = hint_weight
-        self.pairs = pair_layers(student.layer_names, self.teacher.layer_names)
-        widths = {side: {layer.name: layer.channels for layer in side.layers} for side in (student, self.teacher)}
-        self.regressors = nn.ModuleList(
-            nn.Conv2d(widths[student][s], widths[self.teacher][t], 1) for s, t in self.pairs
-        )
-        self.standardizers = nn.ModuleList(ChannelStandardize(widths[self.teacher][t]) for _, t in self.pairs)
+        super().__init__(student, teacher, hint_weight, **options)
+        self.regressors = nn.ModuleList(nn.Conv2d(s.channels, t.channels, 1) for s, t in self.matched)
+        self.standardizers = nn.ModuleList(ChannelStandardize(t.channels) for _, t in self.matched)
 
-    def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
-        hints = []
-        for (s, t), regress, standardize in zip(self.pairs, self.regressors, self.standardizers, strict=True):
-            hints.append(hint_loss(*common_grid(regress(student.features[s]), standardize(teacher.features[t]))))
-        hint = Term(self.hint_weight, torch.stack(hints).mean())
-        return super().terms(student, teacher, targets, index) | {"hint": hint}
+    def feature_terms(self, student: Output, teacher: Output) -> dict[str, Term]:
+        hints = {}
+        layers = zip(self.maps(student, teacher), self.regressors, self.standardizers, strict=True)
+        for (name, own, others), regress, standardize in layers:
+            hints[name] = hint_loss(*common_grid(regress(own), standardize(others)))
+        return {"hint": over_layers(hints)}

@@ -39,6 +39,6 @@ class FreeKD(AlignedMaps):
         super().__init__(student, teacher, **options)
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
         bands = (decompose(x, self.wavelet, self.levels, self.mode) for x in (student, teacher))
         return detail_band_loss(*bands)

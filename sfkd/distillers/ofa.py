@@ -74,5 +74,5 @@ class OFA(KD):
         )
         return plain | {
             "ofa": Term(self.ofa_weight, own),
-            "exits": Term(self.exit_weight, torch.stack(early).sum()),
+            "exits": Term(self.exit_weight, torch.stack(early).sum(), dict(zip(student.features, early, strict=True))),
         }

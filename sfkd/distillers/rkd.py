@@ -40,6 +40,10 @@ class RKD(KD):
         self.rkd_weight, self.distance_weight, self.angle_weight = rkd_weight, distance_weight, angle_weight
         self.last = (student.layer_names[-1], self.teacher.layer_names[-1])
 
+    @property
+    def teacher_layers(self) -> list[str]:
+        return [self.last[1]]
+
     def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
         value = rkd_loss(
             pooled(student.features[self.last[0]]),

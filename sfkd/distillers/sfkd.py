@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sfkd.align import AlignedPair, pair_layers
+from sfkd._checks import one_of
+from sfkd.align import AlignedPair
+from sfkd.distillers.aligned import Aligned, target_ratio
 from sfkd.distillers.base import Term
-from sfkd.distillers.kd import KD
+from sfkd.distillers.gffl import Sigma, frequency_losses
+from sfkd.distillers.layerwise import over_layers
 from sfkd.features import Backbone, Layer, Output
-from sfkd.losses import GaussianFrequencyLoss, Spectrum, band_loss
-from sfkd.refine import DS2S, DS2SStages
+from sfkd.fourier import MaskKind
+from sfkd.losses import Spectrum, band_loss, check_band_weights, hint_loss, infonce_loss
+from sfkd.refine import DS2S, DS2SStages, Variant
 from sfkd.wavelet import Mode, SubBands, decompose, max_levels, reconstruct
+
+SpectralLoss = Literal["gffl", "mse", "infonce"]
+Weighting = Literal["fixed", "uncertainty"]
 
 
 class LayerView(NamedTuple):
@@ -33,12 +41,14 @@ class LayerView(NamedTuple):
 class SpatialFrequencyLayer(AlignedPair):
     """Alignment and refinement of one layer pair. Nothing on the teacher's side is trainable."""
 
-    def __init__(self, student: Layer, teacher: Layer, *, width: int, wavelet: str, levels: int, mode: Mode) -> None:
+    def __init__(
+        self, student: Layer, teacher: Layer, *, width: int, wavelet: str, levels: int, mode: Mode, ds2s: Variant
+    ) -> None:
         super().__init__(student.channels, teacher.channels, width)
         grid = (min(student.grid[0], teacher.grid[0]), min(student.grid[1], teacher.grid[1]))
         self.wavelet, self.mode = wavelet, mode
         self.levels = min(levels, max_levels(grid, wavelet, mode))
-        self.refine = DS2S(self.target.channels, self.levels)
+        self.refine = DS2S(self.target.channels, self.levels, variant=ds2s)
 
     def forward(self, student: Tensor, teacher: Tensor) -> LayerView:
         student, teacher = self.align(student, teacher)
@@ -47,18 +57,24 @@ class SpatialFrequencyLayer(AlignedPair):
         return LayerView(teacher, target, student, stages, reconstruct(stages.across))
 
 
-class SFKD(KD):
+class SFKD(Aligned):
     """CE + kd_weight · KD(T) + feature_weight · mean over layers of (band loss + GFFL).
 
     Paper (arXiv 2607.01906): the wavelet transform, the refinement and the Gaussian-filtered Fourier loss as parts of one
-    loss. Ours: every number below, the alignment and the form of each part (`docs/method.md`).
+    loss; MSE and InfoNCE in place of the latter as its ablation. Ours: every number below, the alignment and the form of
+    each part (`docs/method.md`).
 
     Args:
-        feature_weight: weight λ_f of the mean over layers.
         wavelet, levels, mode: of `sfkd.decompose`; levels are clamped per layer (`clamped_levels` tells).
-        sigma, spectrum: of `sfkd.gaussian_frequency_loss`.
-        width: most channels d in which maps are compared; wider teachers are projected.
-        **options: those of `kd`.
+        band_weights: `weights` of `sfkd.losses.band_loss`, such as `{"A": 1, "H1": 0.5, "D": 0.1}`; None weighs the
+            approximation 1 and all details together 0.5.
+        ds2s: "full", "light" or "off", of `sfkd.DS2S`.
+        spectral_loss: what compares the refined maps: "gffl"; "mse", their mean squared difference; "infonce",
+            `sfkd.losses.infonce_loss`. The part bears its name.
+        sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
+        weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
+            Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
+        **options: `feature_weight`, `width`, `reduction`, `layers`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -66,27 +82,36 @@ class SFKD(KD):
         student: Backbone,
         teacher: Backbone | None = None,
         *,
-        feature_weight: float = 1.0,
         wavelet: str = "haar",
         levels: int = 2,
         mode: Mode = "symmetric",
-        sigma: float = 0.25,
+        band_weights: Mapping[str, float] | None = None,
+        ds2s: Variant = "full",
+        spectral_loss: SpectralLoss = "gffl",
+        sigma: Sigma = 0.25,
+        mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
-        width: int = 128,
+        weighting: Weighting = "fixed",
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, **options)
-        assert self.teacher is not None
-        self.feature_weight, self.asked_levels = feature_weight, levels
-        self.wavelet, self.mode, self.sigma = wavelet, mode, sigma
-        self.pairs = pair_layers(student.layer_names, self.teacher.layer_names)
-        of_student = {layer.name: layer for layer in student.layers}
-        of_teacher = {layer.name: layer for layer in self.teacher.layers}
+        self.asked_levels, self.wavelet, self.mode = levels, wavelet, mode
         self.spatial_frequency = nn.ModuleList(
-            SpatialFrequencyLayer(of_student[s], of_teacher[t], width=width, wavelet=wavelet, levels=levels, mode=mode)
-            for s, t in self.pairs
+            SpatialFrequencyLayer(s, t, width=self.width, wavelet=wavelet, levels=levels, mode=mode, ds2s=ds2s)
+            for s, t in self.matched
         )
-        self.frequency_loss = GaussianFrequencyLoss(sigma=sigma, spectrum=spectrum)
+        if band_weights is not None:
+            check_band_weights(band_weights, levels)
+        self.band_weights = band_weights
+        self.spectral_loss = one_of("spectral_loss", spectral_loss, get_args(SpectralLoss))
+        self.frequency_losses = frequency_losses(self.pairs, sigma=sigma, mask=mask, spectrum=spectrum)
+        one_of("weighting", weighting, get_args(Weighting))
+        # a vector, which optimizers of timm leave out of weight decay, and not two scalars, which cannot be sharded
+        self.log_variances = nn.Parameter(torch.zeros(2)) if weighting == "uncertainty" else None
+
+    @property
+    def alignments(self) -> Iterable[AlignedPair]:
+        return self.spatial_frequency  # type: ignore[return-value]
 
     @property
     def clamped_levels(self) -> dict[str, int]:
@@ -95,10 +120,8 @@ class SFKD(KD):
 
     def views(self, student: Output, teacher: Output) -> dict[str, LayerView]:
         """Every paired layer by the student's layer name: aligned maps, target bands, all stages of DS2S."""
-        return {
-            s: layer(student.features[s], teacher.features[t])
-            for (s, t), layer in zip(self.pairs, self.spatial_frequency, strict=True)
-        }
+        layers = zip(self.maps(student, teacher), self.spatial_frequency, strict=True)
+        return {name: layer(own, others) for (name, own, others), layer in layers}
 
     @torch.no_grad()
     def inspect(self, images: Tensor) -> dict[str, LayerView]:
@@ -111,11 +134,25 @@ class SFKD(KD):
         finally:
             self.train(was_training)
 
-    def terms(self, student: Output, teacher: Output, targets: Tensor, index: Tensor | None) -> dict[str, Term]:
-        views = self.views(student, teacher).values()
-        bands = torch.stack([band_loss(v.stages.across, v.target) for v in views]).mean()
-        spectrum = torch.stack([self.frequency_loss(v.refined, v.teacher) for v in views]).mean()
-        return super().terms(student, teacher, targets, index) | {
-            "bands": Term(self.feature_weight, bands),
-            "gffl": Term(self.feature_weight, spectrum),
+    def feature_terms(self, student: Output, teacher: Output) -> dict[str, Term]:
+        bands, spectra, ratios = {}, {}, {}
+        for layer, view in self.views(student, teacher).items():
+            target = self.refine_target(view.target, layer)
+            fixed = target is view.target
+            bands[layer] = band_loss(view.stages.across, target, weights=self.band_weights)
+            spectra[layer] = self.spectral_distance(view.refined, view.teacher if fixed else reconstruct(target), layer)
+            ratios[layer] = target_ratio(target, view.target)
+        if self.log_variances is None:
+            return {"bands": over_layers(bands, target_ratios=ratios), self.spectral_loss: over_layers(spectra)}
+        of_bands, of_spectra = (-self.log_variances).exp()
+        return {
+            "bands": over_layers(bands, of_bands, ratios),
+            self.spectral_loss: over_layers(spectra, of_spectra),
+            "uncertainty": Term(1.0, self.log_variances.sum()),
         }
+
+    def spectral_distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
+        """Scalar distance of the refined maps `[B, d, h, w]` of the student's layer `layer` and the target."""
+        if self.spectral_loss == "gffl":
+            return self.frequency_losses[layer](student, teacher)
+        return hint_loss(student, teacher) if self.spectral_loss == "mse" else infonce_loss(student, teacher)

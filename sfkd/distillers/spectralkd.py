@@ -31,5 +31,5 @@ class SpectralKD(AlignedMaps):
         super().__init__(student, teacher, **options)
         self.hermitian = hermitian
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
         return spectral_mse_loss(student, teacher, hermitian=self.hermitian)

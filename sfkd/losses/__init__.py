@@ -10,17 +10,19 @@ from sfkd.losses.maps import (
     GaussianFrequencyLoss,
     Spectrum,
     band_loss,
+    check_band_weights,
     detail_band_loss,
     gaussian_frequency_loss,
     hint_loss,
     spectral_mse_loss,
 )
-from sfkd.losses.relations import contrastive_loss, correlation_loss, rkd_loss
+from sfkd.losses.relations import contrastive_loss, correlation_loss, infonce_loss, rkd_loss
 
 __all__ = [
     "GaussianFrequencyLoss",
     "Spectrum",
     "band_loss",
+    "check_band_weights",
     "contrastive_loss",
     "correlation_loss",
     "detail_band_loss",
@@ -28,6 +30,7 @@ __all__ = [
     "dkd_loss",
     "gaussian_frequency_loss",
     "hint_loss",
+    "infonce_loss",
     "kd_loss",
     "ofa_loss",
     "rkd_loss",

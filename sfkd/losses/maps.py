@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -32,28 +34,60 @@ def band_loss(
     *,
     approximation_weight: float = 1.0,
     detail_weight: float = 0.5,
+    weights: Mapping[str, float] | None = None,
     eps: float = 1e-2,
 ) -> Tensor:
     """Weighted relative error of sub-bands: Σ_b w_b · mean_i ‖S_b − T_b‖² / (‖T_b‖² + ε·n_b) over images i.
+
+    n_b is the number of coefficients of the band in an image.
 
     Args:
         student, teacher: sub-bands of maps `[B, C, H, W]`, same wavelet, levels and shapes.
         approximation_weight: weight of A_J.
         detail_weight: weight of all detail bands together, shared equally among them.
+        weights: w_b by name instead of the two above: a letter of A, H, V, D for that orientation at all levels, or a
+            letter and a level, as in "H1", which comes before the letter alone. Bands not named are left out, names of
+            levels that are not there are ignored.
         eps: energy per coefficient added below, so that a band that is empty in the teacher does not explode.
 
     Source: form and weights are our choice (the paper publishes none).
     """
     _same_tree(student, teacher, "band_loss")
-    each = detail_weight / max(1, 3 * teacher.levels)
-    total = teacher.approximation.new_zeros(())
+    if weights is None:
+        each = detail_weight / max(1, 3 * teacher.levels)
+        weights = {"A": approximation_weight, "H": each, "V": each, "D": each}
+    else:
+        check_band_weights(weights)
+    total = none_of(student.approximation)
     for (name, s), (_, t) in zip(student.items(), teacher.items(), strict=True):
         same_shape(s, t, f"band_loss ({name})")
-        error = (s - t).square().flatten(1).mean(1)
-        energy = t.square().flatten(1).mean(1)
-        weight = approximation_weight if name.startswith("A") else each
-        total = total + weight * (error / (energy + eps)).mean()
+        weight = weights.get(name, weights.get(name[0], 0.0))
+        if weight:
+            error = (s - t).square().flatten(1).mean(1)
+            energy = t.square().flatten(1).mean(1)
+            total = total + weight * (error / (energy + eps)).mean()
     return total
+
+
+def check_band_weights(weights: Mapping[str, float], levels: int | None = None) -> None:
+    """Refuse weights that `band_loss` cannot take, and where `levels` is given, names of deeper bands.
+
+    Raises:
+        ValueError: no weight, an unknown name, a weight that is not a number ≥ 0. TypeError: no mapping.
+    """
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"band weights expect a mapping such as {{'A': 1, 'H1': 0.5}}, got {type(weights).__name__}.")
+    for name, weight in weights.items():
+        known = isinstance(name, str) and re.fullmatch("A[0-9]*|[HVD]([1-9][0-9]*)?", name)
+        if not known or (levels is not None and int(name[1:] or 0) > levels):
+            deepest = "" if levels is None else f" up to {levels}"
+            raise ValueError(
+                f"unknown band {name!r}: band weights are named A, H, V or D, alone or with a level{deepest}, as in 'H1'."
+            )
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise ValueError(f"the weight of band {name!r} expects a number ≥ 0, got {weight!r}.")
+    if not weights:
+        raise ValueError("band weights expect at least one band, got none: leave them out for the default.")
 
 
 def detail_band_loss(student: SubBands, teacher: SubBands) -> Tensor:
@@ -157,6 +191,8 @@ class GaussianFrequencyLoss(nn.Module):
         self, *, sigma: float | tuple[float, float] = 0.25, mask: MaskKind = "low", spectrum: Spectrum = "complex"
     ) -> None:
         super().__init__()
+        one_of("spectrum", spectrum, get_args(Spectrum))
+        gaussian_mask((1, 1), sigma, mask)  # a wrong sigma shows here, not at the first step
         self.sigma, self.mask, self.spectrum = sigma, mask, spectrum
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -190,9 +226,10 @@ def _spectral_weights(
 ) -> Tensor:
     """G² with Hermitian column weights over the half plane, divided by its sum."""
     with torch.inference_mode(False):
-        squared = gaussian_mask(shape, sigma, mask, layout="rfft", device=device, dtype=torch.float64).square()
-        weights = squared * hermitian_weights(shape[1], device=device)
+        # on the CPU, so that the check of the sum does not wait for a device
+        weights = gaussian_mask(shape, sigma, mask, layout="rfft", dtype=torch.float64).square()
+        weights *= hermitian_weights(shape[1])
         total = weights.sum()
         if not total > 0:
             raise ValueError(f"a {mask!r} mask with sigma {sigma} keeps nothing of a {shape[0]}×{shape[1]} grid.")
-        return (weights / total).to(dtype)
+        return (weights / total).to(device, dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfkd._checks import same_shape
-from sfkd.losses._inputs import full, none_of
+from sfkd.losses._inputs import full, none_of, positive
 from sfkd.wavelet import float32_island
 
 _COINCIDENT = 1e-6  # of the mean distance: two samples closer than this have no direction between them
@@ -93,6 +93,40 @@ def contrastive_loss(positive: Tensor, negative: Tensor, *, num_samples: int) ->
         raise ValueError(f"num_samples expects the size of the training set, a number ≥ 1, got {num_samples!r}.")
     noise = math.log(negative.shape[1] / num_samples)
     return -(F.logsigmoid(full(positive) - noise) + F.logsigmoid(noise - full(negative)).sum(1)).mean()
+
+
+def infonce_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """InfoNCE in the batch: −log [exp(⟨s_i, t_i⟩ / τ) / Σ_j exp(⟨s_i, t_j⟩ / τ)], mean over samples i.
+
+    s_i and t_i are the samples flattened and divided by their L2 norm: the student's map is to be nearest to the
+    teacher's map of the same image, among those of the batch on one process. A batch of one has no other: 0. A sample of
+    zeros has no direction, and no gradient.
+
+    Args:
+        student, teacher: maps or vectors `[B, …]` of equal shape.
+        temperature: τ > 0.
+
+    Source: van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", arXiv 1807.03748,
+    eq. 4; the cosine as score, and τ = 0.1, are our choice.
+
+    >>> round(infonce_loss(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+    0.3133
+    """
+    same_shape(student, teacher, "infonce_loss")
+    positive("temperature", temperature)
+    student, teacher = full(student), full(teacher)
+    if len(student) < 2:
+        return none_of(student)
+    with float32_island(student):
+        cosine = _directions(student.flatten(1)) @ _directions(teacher.flatten(1)).T.to(student)
+        return -(cosine / temperature).log_softmax(1).diagonal().mean()
+
+
+def _directions(x: Tensor) -> Tensor:
+    """Rows of `[B, C]` divided by their norm, rows of zeros as they are."""
+    squared = x.square().sum(1, keepdim=True)
+    apart = squared > 0
+    return torch.where(apart, x * torch.where(apart, squared, 1.0).rsqrt(), 0.0)
 
 
 def _vectors(student: Tensor, teacher: Tensor, caller: str) -> None:
