@@ -7,11 +7,11 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help app test demo lint clean
+.PHONY: help app test test-long test-gpu demo gallery lint clean
 
 help: ## what there is to make
 	@echo 'make TARGET [PYTHON=python3.12]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 app: $(VENV)/.installed-app ## open the app on the bundled pair; ARGS="--run runs/mine --port 8000" goes to it
 	$(RUN) app/launch.py $(ARGS)
@@ -19,8 +19,17 @@ app: $(VENV)/.installed-app ## open the app on the bundled pair; ARGS="--run run
 test: $(VENV)/.installed-test ## run the tests; ARGS goes to pytest
 	$(RUN) -m pytest $(ARGS)
 
+test-long: $(VENV)/.installed-test ## also what takes long: every model family, every pair, many kills
+	$(RUN) -m pytest -m long $(ARGS)
+
+test-gpu: $(VENV)/.installed-test ## what needs CUDA; skipped where there is none
+	$(RUN) -m pytest -m gpu tests/gpu $(ARGS)
+
 demo: $(VENV)/.installed-train ## train the bundled pair again; ARGS goes to the script
 	$(RUN) benchmarks/demo.py $(ARGS)
+
+gallery: $(VENV)/.installed-test ## draw docs/gallery.md again
+	$(RUN) benchmarks/gallery.py $(ARGS)
 
 lint: $(VENV)/.installed-test ## check style and types
 	$(RUN) -m ruff check .

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Any
 
 from sfkd.config import load_recipe
 from sfkd.distillers import distiller_options as options_of
@@ -20,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:  # argparse leaves overrides that follow an option
         args.overrides += rest
     try:
-        args.function(args)
+        return args.function(args) or 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
@@ -29,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"sfkd: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="YAML recipe, see configs/")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as schedule.epochs=3 or out=runs/mine")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--dry-run", action="store_true", help="build it, try a step, and say what a run takes")
     train.set_defaults(function=_train)
 
     evaluate = commands.add_parser("evaluate", help="top-1 of every model of a run on its test set")
@@ -56,33 +60,64 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="distillers and their options")
     listing.set_defaults(function=_list)
+    for command in entry_points(group="sfkd.commands"):  # what stands above this package joins here
+        command.load()(commands)
     return parser
 
 
-def _train(args: argparse.Namespace) -> None:
-    from sfkd.train import train
+def _train(args: argparse.Namespace) -> int:
+    recipe = load_recipe(args.config, args.overrides)
+    if args.dry_run:
+        from sfkd.dry_run import dry_run
 
-    train(load_recipe(args.config, args.overrides), progress=not args.quiet)
+        dry_run(recipe)
+        return 0
+    from sfkd.train import TrainingStopped, train
+
+    with _signals() as came:
+        try:
+            train(recipe, progress=not args.quiet, stop=lambda: bool(came))
+        except TrainingStopped as stopped:
+            print(f"sfkd: {stopped} The same command goes on from there.", file=sys.stderr)
+            return 128 + came[0]
+    return 0
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that asked for a stop, SIGTERM and Ctrl+C; a second Ctrl+C does not wait for the step to end."""
+    came: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     import dataclasses
 
-    from torch.utils.data import DataLoader
+    import torch
 
-    from sfkd.data import create_dataset
+    from sfkd.batches import EvaluationBatches
     from sfkd.loading import load_run
     from sfkd.train import count_hits
 
-    run = load_run(args.run)
+    run, device = load_run(args.run), torch.device(args.device)
     data = dataclasses.replace(run.config.data, root=args.root) if args.root else run.config.data
-    test_set = create_dataset(data, "test")
-    loader = DataLoader(test_set, batch_size=run.config.schedule.batch_size, num_workers=data.workers)
+    tests = EvaluationBatches(dataclasses.replace(run.config, data=data), device=device)
     models = {"teacher": run.teacher, "student alone": run.baseline, "student": run.student}
     for role, model in models.items():
         if model is not None:
-            hits = count_hits(model.to(args.device), loader, args.device).item()
-            print(f"{role}: top-1 {100 * hits / len(test_set):.2f} % ({hits:.0f} of {len(test_set)})")  # type: ignore
+            hits, images = count_hits(model.to(device), tests, device).tolist()
+            print(f"{role}: top-1 {100 * hits / images:.2f} % ({hits:.0f} of {images:.0f})")
 
 
 def _export(args: argparse.Namespace) -> None:

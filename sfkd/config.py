@@ -85,7 +85,8 @@ class Method:
 
 @dataclass(config=_STRICT, kw_only=True)
 class Data:
-    """Images: `name` and `root` as in timm's factory (`torch/cifar100`, a folder, `hfds/…`), or idx files in `root`."""
+    """Images: `name` and `root` as in timm's factory (`torch/cifar100`, a folder, `hfds/…`, `wds/…`), idx files in `root`,
+    or `sklearn/digits`."""
 
     name: str
     root: str = ""
@@ -95,11 +96,18 @@ class Data:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     train_split: str = "train"
     test_split: str = "validation"
+    crop_pct: float = Field(default=1.0, gt=0, le=1, description="share of the shorter side that tests look at")
     augmentation: Literal["none", "crop", "imagenet"] = "crop"
     flip: bool = True
     download: bool = False
     train_samples: int | None = Field(default=None, ge=1)
     test_samples: int | None = Field(default=None, ge=1)
+    held_out: int | None = Field(
+        default=None,
+        ge=1,
+        description="evaluate on so many training images that are not trained on, not on the test set",
+    )
+    labelled: int | None = Field(default=None, ge=0, description="training images that keep their label, None = all")
     workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

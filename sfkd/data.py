@@ -1,40 +1,89 @@
-"""Data sets through timm's factory, idx files from disk, and the transforms that fit an image to a model."""
+"""Data sets: timm's factory, idx files and scikit-learn's digits from disk; each sample with its number."""
 
 from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
+from sfkd._random import permutation, seed_generators
 from sfkd.config import Data
+from sfkd.transforms import DataError, eval_transform, train_transform
 
 Split = Literal["train", "test"]
+UNLABELLED = -1
 _IDX_NAMES = ("torch/fashion_mnist", "torch/mnist", "torch/kmnist")
 _IDX_FOLDERS = (".", "FashionMNIST/raw", "MNIST/raw", "KMNIST/raw")
-
-
-class DataError(ValueError):
-    """Data that cannot be found or read; the message says where it was looked for."""
+_STREAMS = ("wds/", "hfids/", "tfds/")
+_DIGITS_TESTED = 500  # of scikit-learn's 1,797
 
 
 class IndexedDataset(Dataset[tuple[Tensor, int, int]]):
-    """`(image, label, sample number)` of a data set; methods with a memory need the number."""
+    """`(image, label, sample number)` of a data set; methods with a memory need the number.
 
-    def __init__(self, dataset: Any, transform: Any) -> None:
-        self.dataset, self.transform = dataset, transform
+    Args:
+        dataset: `(image, label)` by number.
+        transform: of the image.
+        seed: where given, what the transform draws is a function of (seed, `epoch`, number) alone, so that neither workers
+            nor a training that was stopped change an image.
+        labelled: numbers of the samples that keep their label, `[N]` bool; the others have −1. None keeps all.
+    """
+
+    epoch = 0
+
+    def __init__(
+        self, dataset: Any, transform: Any, *, seed: int | None = None, labelled: np.ndarray | None = None
+    ) -> None:
+        self.dataset, self.transform, self.seed, self.labelled = dataset, transform, seed, labelled
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         image, label = self.dataset[index]
-        return self.transform(image), int(label), index
+        if self.seed is not None:
+            seed_generators(self.seed, self.epoch, index)
+        kept = self.labelled is None or self.labelled[index]
+        return self.transform(image), int(label) if kept else UNLABELLED, index
+
+
+class StreamedDataset(IterableDataset[tuple[Tensor, int, int]]):
+    """`(image, label, −1)` of a set that can only be read from its beginning, such as `wds/…`.
+
+    Each pass is a function of (seed, `epoch`, worker); shuffling and sharding over workers and processes are timm's.
+    """
+
+    epoch = 0
+
+    def __init__(self, data: Data, split: Split, transform: Any, *, seed: int, batch_size: int) -> None:
+        self.data, self.transform = data, transform
+        self.split: Split = split
+        self.seed, self.batch_size = seed, batch_size
+        self.length = len(self._opened())
+
+    def _opened(self) -> Any:
+        dataset = _from_timm(self.data, self.split, seed=self.seed, batch_size=self.batch_size)
+        dataset.set_loader_cfg(num_workers=self.data.workers)
+        dataset.set_epoch(self.epoch)
+        return dataset
+
+    def __len__(self) -> int:
+        """Samples that one process reads in a pass."""
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
+        worker = get_worker_info()
+        dataset = self._opened()
+        for number, (image, label) in enumerate(dataset):
+            seed_generators(self.seed, self.epoch, 0 if worker is None else worker.id, number)
+            yield self.transform(image), int(label), UNLABELLED
 
 
 class IdxImages(Dataset[tuple[Tensor, int]]):
@@ -54,113 +103,113 @@ class IdxImages(Dataset[tuple[Tensor, int]]):
         return self.images[index, None], int(self.labels[index])
 
 
-def create_dataset(data: Data, split: Split) -> Dataset[tuple[Tensor, int, int]]:
-    """The training or test set of a recipe, with its transform. Training images are augmented, test images are not.
+class Digits(Dataset[tuple[Tensor, int]]):
+    """`(uint8 image [1, 8, 8], label)` of scikit-learn's handwritten digits; 500 of them, chosen once, are the tests."""
+
+    def __init__(self, split: Split) -> None:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise DataError("sklearn/digits needs scikit-learn: pip install sfkd[data].") from error
+        loaded = load_digits()
+        order = permutation(len(loaded.target), 0)
+        chosen = order[:_DIGITS_TESTED] if split == "test" else order[_DIGITS_TESTED:]
+        self.images = torch.from_numpy(loaded.images)[chosen].mul(255 / 16).round().to(torch.uint8)
+        self.labels = torch.from_numpy(loaded.target)[chosen]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index, None], int(self.labels[index])
+
+
+def create_dataset(data: Data, split: Split, *, seed: int = 0, batch_size: int = 1) -> IndexedDataset | StreamedDataset:
+    """The training or evaluation set of a recipe, with its transform. Training images are augmented, others are not.
+
+    Args:
+        data: of a recipe.
+        split: "test" is the test set, or where `data.held_out` is set that part of the training set.
+        seed: of augmentation and of the order of streams.
+        batch_size: of streams, whose passes are cut to whole batches.
 
     Raises:
-        DataError: nothing readable at `data.root`.
+        DataError: nothing readable at `data.root`; a stream that is asked for a part of itself.
     """
-    transform = train_transform(data) if split == "train" else eval_transform(data.input_size, data.mean, data.std)
+    training = split == "train"
+    evaluating = eval_transform(data.input_size, data.mean, data.std, data.crop_pct)
+    transform = train_transform(data) if training else evaluating
+    if data.name.startswith(_STREAMS):
+        if data.train_samples or data.test_samples or data.held_out or data.labelled:
+            raise DataError(
+                f"{data.name} is read as a stream: train_samples, test_samples, held_out and labelled need random access."
+            )
+        return StreamedDataset(data, split, transform, seed=seed, batch_size=batch_size)
+    dataset = _opened(data, "train" if data.held_out else split)
+    chosen = _chosen(data, split, len(dataset))
+    if chosen is not None:
+        dataset = Subset(dataset, chosen)
+    if not training:
+        return IndexedDataset(dataset, transform)
+    return IndexedDataset(dataset, transform, seed=seed, labelled=_labelled(data, len(dataset)))
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether a set can only be read from its beginning."""
+    return isinstance(dataset, IterableDataset)
+
+
+def _opened(data: Data, split: Split) -> Any:
+    if data.name == "sklearn/digits":
+        return Digits(split)
     if data.name in _IDX_NAMES and _has_idx(Path(data.root)):
-        dataset: Any = IdxImages(data.root, split)
-    else:
-        dataset = _from_timm(data, split)
-    limit = data.train_samples if split == "train" else data.test_samples
-    if limit is not None and limit < len(dataset):
-        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit]
-        dataset = Subset(dataset, chosen.tolist())
-    return IndexedDataset(dataset, transform)
+        return IdxImages(data.root, split)
+    return _from_timm(data, split)
 
 
-def eval_transform(input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    """PIL image or uint8 tensor → normalised `[C, H, W]`.
+def _chosen(data: Data, split: Split, count: int) -> list[int] | None:
+    """Sample numbers of a part of a set of `count`, None for all of it; the same every time.
 
-    Images that are larger on both sides, or less than two thirds of the size, are resized and centre-cropped; those
-    in between are zero-padded (28 pixels become 32 without resampling).
+    Training samples and held-out ones are neighbours in one fixed random order, so they never meet.
     """
-    from torchvision.transforms import v2
-
-    channels, height, width = input_size
-    size = (height, width)
-    return v2.Compose([_to_image, _Channels(channels), _Resize(size), v2.CenterCrop(size), *_to_normalised(mean, std)])
-
-
-def train_transform(data: Data) -> Any:
-    """The training transform: "none", "crop" (4 pixels of padding, random crop, flip), or timm's for "imagenet"."""
-    from torchvision.transforms import v2
-
-    channels, height, width = data.input_size
-    if data.augmentation == "none":
-        return eval_transform(data.input_size, data.mean, data.std)
-    if data.augmentation == "imagenet":
-        from timm.data import create_transform
-
-        augment = create_transform(
-            data.input_size, is_training=True, mean=data.mean, std=data.std, hflip=0.5 if data.flip else 0.0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    if data.held_out is None:
+        limit = data.train_samples if split == "train" else data.test_samples
+        return order[:limit].tolist() if limit is not None and limit < count else None
+    trained = count - data.held_out if data.train_samples is None else data.train_samples
+    if trained < 1 or trained + data.held_out > count:
+        raise DataError(
+            f"data.held_out={data.held_out} leaves too few of {count} training images for "
+            f"train_samples={data.train_samples}: lower one of them."
         )
-        return v2.Compose([_to_image, _Channels(channels), v2.ToPILImage(), augment])
-    flip = [v2.RandomHorizontalFlip()] if data.flip else []
-    size = (height, width)
-    crop = v2.RandomCrop(size, padding=4, pad_if_needed=True)
-    return v2.Compose(
-        [_to_image, _Channels(channels), _Resize(size), crop, *flip, *_to_normalised(data.mean, data.std)]
-    )
+    return (order[:trained] if split == "train" else order[trained : trained + data.held_out]).tolist()
 
 
-def _to_image(image: Any) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    if getattr(image, "mode", "RGB") in ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"):  # no grey, no RGB inside
-        image = image.convert("RGB")
-    return functional.to_image(image)
-
-
-def _to_normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Any]:
-    from torchvision.transforms import v2
-
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+def _labelled(data: Data, count: int) -> np.ndarray | None:
+    if data.labelled is None:
+        return None
+    if data.labelled > count:
+        raise DataError(f"data.labelled={data.labelled} of {count} training images: lower it, or leave it out for all.")
+    kept = np.zeros(count, dtype=bool)
+    kept[permutation(count, 1)[: data.labelled].numpy()] = True
+    return kept
 
 
-class _Channels:
-    """Grey or RGB, whichever the model expects; an alpha channel is dropped."""
-
-    def __init__(self, channels: int) -> None:
-        if channels not in (1, 3):
-            raise DataError(f"images can be given to models of 1 or 3 channels, this one expects {channels}.")
-        self.channels = channels
-
-    def __call__(self, image: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional
-
-        image = image[:3] if image.shape[0] == 4 else image
-        if image.shape[0] == self.channels:
-            return image
-        return functional.rgb_to_grayscale(image) if self.channels == 1 else functional.grayscale_to_rgb(image)
-
-
-class _Resize:
-    """To cover `size`, where an image is larger on both sides or much smaller; the same in training and in tests."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-
-    def __call__(self, image: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import functional
-
-        (height, width), (rows, columns) = self.size, image.shape[-2:]
-        larger, much_smaller = rows > height and columns > width, max(rows / height, columns / width) < 2 / 3
-        if not (larger or much_smaller):
-            return image
-        scale = max(height / rows, width / columns)
-        return functional.resize(image, [round(rows * scale), round(columns * scale)], antialias=True)
-
-
-def _from_timm(data: Data, split: Split) -> Any:
+def _from_timm(data: Data, split: Split, *, seed: int = 42, batch_size: int = 1) -> Any:
     from timm.data import create_dataset as timm_dataset
 
     name = data.train_split if split == "train" else data.test_split
+    training = split == "train"
     try:
-        return timm_dataset(data.name, root=data.root, split=name, is_training=split == "train", download=data.download)
+        return timm_dataset(
+            data.name,
+            root=data.root,
+            split=name,
+            is_training=training,
+            download=data.download,
+            seed=seed,
+            batch_size=batch_size,
+        )
     except (OSError, RuntimeError, AssertionError, ValueError, ImportError) as error:
         hint = " On Debian: apt install dataset-fashion-mnist." if "fashion_mnist" in data.name else ""
         raise DataError(

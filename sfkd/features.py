@@ -40,6 +40,13 @@ class Layer(NamedTuple):
     reduction: float
 
 
+class Normalization(NamedTuple):
+    """Mean and standard deviation that were taken off an image's channels, on a scale of 0 … 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class WeightsError(OSError):
     """Weights that were asked for could not be had."""
 
@@ -94,6 +101,12 @@ class Backbone(nn.Module):
         self._prefix_tokens = int(prefix)
         self._listed = _listed_layers(self.model)
         self._names = self._choose(layers)
+        self.normalization = self.own_normalization = _normalization(self.model, self.input_size[0])
+        self.register_buffer("_scale", None, persistent=False)
+        self.register_buffer("_shift", None, persistent=False)
+
+    _scale: Tensor | None
+    _shift: Tensor | None
 
     @property
     def layer_names(self) -> list[str]:
@@ -125,8 +138,32 @@ class Backbone(nn.Module):
             self.train(was_training)
         return logits.shape[1], {name: tuple(f.shape[1:]) for name, f in features.items()}
 
+    def expect(self, given: Normalization, own: Normalization | None = None) -> None:
+        """Take images that were normalised by `given` from now on, and bring them to what the weights were trained with.
+
+        Args:
+            given: becomes `normalization`.
+            own: of the weights; default what timm's configuration says, or `given` where that says nothing.
+        """
+        self.own_normalization = own or self.own_normalization or given
+        self.normalization = given
+        (mean, std), (own_mean, own_std) = (torch.tensor(n)[:, :, None, None] for n in (given, self.own_normalization))
+        same = given == self.own_normalization
+        self._scale, self._shift = (None, None) if same else (std / own_std, (mean - own_mean) / own_std)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """`images` as the weights want them; see `expect`."""
+        if self._scale is None or self._shift is None:
+            return images
+        return images * self._scale.to(images) + self._shift.to(images)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits `[B, K]` of `images` `[B, C, H, W]`, without the maps."""
+        return _first(self.model(self.prepared(images)))
+
     def forward(self, images: Tensor) -> Output:
         """Logits and maps of `images` `[B, C, H, W]`."""
+        images = self.prepared(images)
         if all(name in self._listed for name in self._names):
             return self._timm_intermediates(images)
         return self._hooked(images)
@@ -138,15 +175,12 @@ class Backbone(nn.Module):
 
     def _hooked(self, images: Tensor) -> Output:
         with captured(self.model, self._names) as outputs:
-            logits = self.model(images)
-        if isinstance(logits, (tuple, list)):
-            logits = logits[0]
+            logits = _first(self.model(images))
         return Output(logits, {name: self._as_map(name, outputs.get(name), images) for name in self._names})
 
     def _as_map(self, name: str, output: Any, images: Tensor) -> Tensor:
         """A hooked output as `[B, C, H, W]`."""
-        if isinstance(output, (tuple, list)):
-            output = output[0]
+        output = _first(output)
         if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != len(images):
             came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
@@ -193,6 +227,10 @@ def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _copy(output: Any) -> Any:
@@ -347,6 +385,13 @@ def _input_size(model: nn.Module) -> tuple[int, int, int]:
 
     channels, height, width = get_model_input_config(model)["input_size"]
     return channels, height, width
+
+
+def _normalization(model: nn.Module, channels: int) -> Normalization | None:
+    """What timm's configuration of a model says of its images; None where it does not fit its channels."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    return Normalization(mean, std) if len(mean) == len(std) == channels else None
 
 
 def _listed_layers(model: nn.Module) -> list[str]:

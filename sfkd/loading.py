@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from sfkd.config import Model, Recipe
-from sfkd.data import eval_transform
 from sfkd.distillers import Distiller, create_distiller
-from sfkd.features import Backbone, load_weights, read_safetensors
+from sfkd.features import Backbone, Normalization, load_weights, read_safetensors
 from sfkd.runs import RunError, RunFolder
+from sfkd.transforms import eval_transform
 
 DEMO = Path(__file__).parent / "demo"
 
@@ -54,17 +54,23 @@ class Run:
 
 def build_model(spec: Model, config: Recipe) -> Backbone:
     """The backbone that a recipe names, with the recipe's classes and input."""
+    given = Normalization(config.data.mean, config.data.std)
+    own = Normalization(spec.mean, spec.std) if spec.mean and spec.std else None
     if spec.run is not None:
         folder = RunFolder(spec.run)
         folder.recipe()
         if not folder.finished:
             raise RunError(f"{spec.run} has not finished training: run `sfkd train` on its recipe again to go on.")
-        return Backbone(f"local-dir:{folder.student}", layers=spec.layers)
-    channels, height, width = config.data.input_size
-    kwargs: dict[str, Any] = {"num_classes": config.data.num_classes, "in_chans": channels} | spec.kwargs
-    model = Backbone(spec.name, pretrained=spec.pretrained, layers=spec.layers, **kwargs)
-    # convolutional nets take any size and keep reporting the one of their weights
-    model.input_size = (channels, height, width)
+        model = Backbone(f"local-dir:{folder.student}", layers=spec.layers)
+    else:
+        channels, height, width = config.data.input_size
+        kwargs: dict[str, Any] = {"num_classes": config.data.num_classes, "in_chans": channels} | spec.kwargs
+        model = Backbone(spec.name, pretrained=spec.pretrained, layers=spec.layers, **kwargs)
+        # convolutional nets take any size and keep reporting the one of their weights
+        model.input_size = (channels, height, width)
+        if not spec.pretrained and not spec.name.startswith("local-dir:"):
+            own = own or given  # random weights were trained with nothing else
+    model.expect(given, own)
     return model
 
 
@@ -170,11 +176,7 @@ def load_pictures(folder: Path = DEMO / "samples") -> SamplePictures:
 
 
 def model_transform(model: Backbone) -> Any:
-    """PIL image → what `model` expects: its own input size, mean and standard deviation."""
-    config = getattr(model.model, "pretrained_cfg", {})
-    channels = model.input_size[0]
-    mean, std = (tuple(config.get(k, ())) for k in ("mean", "std"))
-    if len(mean) != channels or len(std) != channels:
-        mean, std = (0.5,) * channels, (0.5,) * channels
-    height, width = model.input_size[1:]
-    return eval_transform((channels, height, width), mean, std)
+    """PIL image → what `model` expects: its own input size, mean and standard deviation (0.5 where it says none)."""
+    channels, height, width = model.input_size
+    plain = Normalization((0.5,) * channels, (0.5,) * channels)
+    return eval_transform((channels, height, width), *(model.normalization or plain))

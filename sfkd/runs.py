@@ -4,6 +4,7 @@ config.yaml            the recipe, every default written out
 student/               timm's local-dir layout (config.json, model.safetensors)
 distiller.safetensors  the distiller's own tensors: projections, refiners, statistics
 metrics.csv            a row an epoch
+progress.json          epoch and step, about once a second while it trains
 environment.json       versions, commit, seed, global batch, machine
 checkpoint.safetensors everything needed to go on; removed from exports
 teacher/, baseline/    complete run folders of their own, where the recipe trains these
@@ -39,9 +40,10 @@ class RunError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """Full state after `epoch` finished epochs; `tensors` by name, `state` plain values."""
+    """Full state after `epoch` whole epochs and `step` steps of the next; `tensors` by name, `state` plain values."""
 
     epoch: int
+    step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -62,6 +64,10 @@ class RunFolder:
     @property
     def distiller(self) -> Path:
         return self.path / "distiller.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
 
     @property
     def finished(self) -> bool:
@@ -112,16 +118,20 @@ class RunFolder:
         lines = [",".join(rows[0])] + [",".join(_number(row.get(k)) for k in rows[0]) for row in rows]
         write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
+    def write_progress(self, progress: dict[str, float]) -> None:
+        """Where the training is inside an epoch, in `progress.json`, for who watches from another process."""
+        write_atomically(self.path / "progress.json", json.dumps(progress) + "\n")
+
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """One file, written beside and renamed over the last: there is always one whole checkpoint."""
-        meta = {"state": json.dumps(checkpoint.state), "epoch": str(checkpoint.epoch)}
-        save_safetensors(self.path / "checkpoint.safetensors", checkpoint.tensors, meta)
+        meta = {"state": json.dumps(checkpoint.state), "epoch": str(checkpoint.epoch), "step": str(checkpoint.step)}
+        save_safetensors(self.checkpoint, checkpoint.tensors, meta)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, None where there is none."""
-        path = self.path / "checkpoint.safetensors"
+        path = self.checkpoint
         if not path.is_file():
             return None
         from safetensors import safe_open
@@ -129,9 +139,12 @@ class RunFolder:
         tensors = read_safetensors(path)
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-        if not {"epoch", "state"} <= meta.keys():
-            raise WeightsError(f"{path} is no checkpoint of this program: epoch and state are missing.")
-        return Checkpoint(int(meta["epoch"]), tensors, json.loads(meta["state"]))
+        try:
+            return Checkpoint(int(meta["epoch"]), int(meta.get("step", 0)), tensors, json.loads(meta["state"]))
+        except (KeyError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is no checkpoint of this program ({type(error).__name__}: {error}): delete it to start anew."
+            ) from error
 
     # -- export -------------------------------------------------------------------------------------------------------
 
@@ -158,7 +171,8 @@ def save_model(model: nn.Module, folder: Path, data: Any) -> None:
 
     if not hasattr(model, "pretrained_cfg"):
         raise RunError(f"{type(model).__name__} is no timm model: save its state_dict() yourself.")
-    data_config = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": 1.0}
+    data_config = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": data.crop_pct}
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors knows no other
     with _written_beside(folder) as beside:
         save_for_hf(model, str(beside), safe_serialization=True, data_config=data_config)
 
@@ -179,12 +193,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
+    from safetensors import SafetensorError
+
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
         if path.is_dir():
             shutil.rmtree(path)
         beside.replace(path)
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that may not be written
+        raise RunError(f"{path} could not be written, what was there before is kept: {error}") from error
     finally:
         _remove(beside)
 

@@ -1,48 +1,60 @@
-"""The training loop, on Accelerate: one process or many, CPU or GPU, the same recipe.
+"""The training loop: one process or many, CPU or GPU, the same recipe.
 
-Everything random in an epoch is a function of (seed, epoch, process), so a run that was killed and resumed ends with
-the weights of one that was not.
+Everything random is a function of (seed, epoch, place in the epoch, process), so a run that was stopped and resumed at any
+step ends with the weights of one that was not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from tqdm import tqdm
 
+from sfkd.batches import Batch, EvaluationBatches, TrainingBatches
 from sfkd.config import Recipe
-from sfkd.data import create_dataset
-from sfkd.distillers import Distiller, distiller_options
-from sfkd.features import Backbone
+from sfkd.data import create_dataset, is_stream
+from sfkd.distillers import Result, distiller_options
+from sfkd.engine import Engine, create_accelerator
+from sfkd.features import Backbone, Output
 from sfkd.loading import build_distiller, build_model, build_teacher
+from sfkd.precompute import TeacherCache, teacher_cache
 from sfkd.runs import Checkpoint, RunError, RunFolder, environment, save_model, save_safetensors
+from sfkd.watch import TrainingDiverged, Watch
 
+__all__ = ["TrainingDiverged", "TrainingStopped", "count_hits", "train"]
+
+CHECK_EVERY = 50  # steps between two readings of what the device found
 Say = Callable[[str], None]
+Stop = Callable[[], bool]
 
 
-class TrainingDiverged(RuntimeError):
-    """A loss that is no longer finite; the message names the part."""
+class TrainingStopped(Exception):
+    """A training that was asked to stop; its state is saved."""
 
 
-def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFolder:
+def train(recipe: Recipe, *, progress: bool = True, say: Say = print, stop: Stop = lambda: False) -> RunFolder:
     """Train what the recipe describes, going on from the last checkpoint where there is one.
 
     First the teacher, if the recipe has a schedule for it (in `teacher/`), then the student alone, if it asks for a
     baseline (in `baseline/`), then the distilled student. Finished parts are left as they are.
 
+    Args:
+        recipe: see `sfkd.config`.
+        progress: a bar on stderr. say: what tells how it goes.
+        stop: asked before each step (on several processes before every 50th); where it says so the state is saved.
+
     Raises:
         RunError: the folder was begun with another recipe. DataError, WeightsError, ValueError: what the recipe names
-        is not there or does not fit. TrainingDiverged: the loss became NaN or infinite.
+        is not there or does not fit. TrainingDiverged: a loss or the weights became NaN or infinite, or the target moves.
+        TrainingStopped: `stop` said so.
     """
     recipe = _sized(recipe)
     nested = [part for part in (recipe.teacher_recipe(), recipe.baseline_recipe()) if part is not None]
@@ -50,26 +62,27 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print) -> RunFold
         teacher = build_model(recipe.teacher, recipe) if recipe.teacher is not None else None
         build_distiller(recipe, build_model(recipe.student, recipe), teacher)
     for part in nested:
-        train(part, progress=progress, say=say)
-    AcceleratorState._reset_state()  # a process may train one recipe after another, of unlike precision
-    # several processes on a machine without a GPU find each other only where Accelerate is told so
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=recipe.mixed_precision)
-    if not accelerator.is_main_process:
-        say = _silent
+        train(part, progress=progress, say=say, stop=stop)
+    accelerator = create_accelerator(recipe)
     folder = RunFolder(recipe.out)
-    global_batch = recipe.schedule.batch_size * accelerator.num_processes
+    told = _Told(progress and accelerator.is_main_process, say if accelerator.is_main_process else _silent, stop)
+    global_batch = images_a_step(recipe, accelerator.num_processes)
     if accelerator.is_main_process:
         device = str(accelerator.device)
         folder.begin(recipe, environment(recipe.seed, global_batch, accelerator.num_processes, device))
     accelerator.wait_for_everyone()
     if folder.finished:
-        say(f"{recipe.out}: finished already, top-1 {folder.metrics()[-1]['top1']:.2f} %")
+        told.say(f"{recipe.out}: finished already, top-1 {folder.metrics()[-1]['top1']:.2f} %")
         return folder
-    say(
-        f"{recipe.out}: {recipe.method.name}, global batch {global_batch}, lr {recipe.schedule.lr:g}, seed {recipe.seed}"
-    )
-    _Training(recipe, folder, accelerator, progress and accelerator.is_main_process, say).run()
+    lr = f"lr {recipe.schedule.lr:g}"
+    told.say(f"{recipe.out}: {recipe.method.name}, global batch {global_batch}, {lr}, seed {recipe.seed}")
+    _Training(recipe, folder, accelerator, told).run()
     return folder
+
+
+def images_a_step(recipe: Recipe, processes: int) -> int:
+    """The global batch: images whose gradients make one step."""
+    return recipe.schedule.batch_size * recipe.schedule.accumulate * processes
 
 
 def _sized(recipe: Recipe) -> Recipe:
@@ -80,219 +93,224 @@ def _sized(recipe: Recipe) -> Recipe:
     method = recipe.method
     if "num_samples" not in distiller_options(method.name) or method.options.get("num_samples") is not None:
         return recipe
-    options = method.options | {"num_samples": len(create_dataset(recipe.data, "train"))}  # type: ignore[arg-type]
+    dataset = create_dataset(recipe.data, "train")
+    if is_stream(dataset):
+        raise RunError(f"{method.name} finds samples by their number, which {recipe.data.name} does not have.")
+    options = method.options | {"num_samples": len(dataset)}
     return dataclasses.replace(recipe, method=dataclasses.replace(method, options=options))
 
 
-class _Training:
-    """One run of one distiller."""
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """How a run talks to whoever started it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: bool, say: Say) -> None:
-        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
-        self.progress, self.say = progress, say
+    progress: bool
+    say: Say
+    stop: Stop
+
+
+class _Training:
+    """One run of one distiller. `done`: whole epochs, and steps of the next, that are behind it."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, told: _Told) -> None:
+        self.recipe, self.folder, self.accelerator, self.told = recipe, folder, accelerator, told
         set_seed(recipe.seed)
         student = build_model(recipe.student, recipe)
-        teacher = build_teacher(recipe, folder)
-        self.distiller = build_distiller(recipe, student, teacher)
-        self.train_set, self.test_set = (create_dataset(recipe.data, split) for split in ("train", "test"))
-        self.sampler: DistributedSampler[Any] = DistributedSampler(
-            self.train_set,  # type: ignore[arg-type]
-            num_replicas=accelerator.num_processes,
-            rank=accelerator.process_index,
-            seed=recipe.seed,
-        )
-        self.loader = self._loader(self.train_set, sampler=self.sampler)
-        if len(self.loader) == 0:
-            raise RunError(
-                f"{len(self.train_set)} training images give no full batch of {recipe.schedule.batch_size} on each of "  # type: ignore[arg-type]
-                f"{accelerator.num_processes} process(es): lower schedule.batch_size."
-            )
-        self.optimizer = _optimizer(self.distiller, recipe)
-        self.schedule = _schedule(self.optimizer, recipe, len(self.loader))
-        self.engine, self.prepared_optimizer = accelerator.prepare(self.distiller, self.optimizer)
+        self.teacher = build_teacher(recipe, folder)
+        self.distiller = build_distiller(recipe, student, self.teacher)
+        place: dict[str, Any] = {"process": accelerator.process_index, "processes": accelerator.num_processes}
+        self.batches = TrainingBatches(recipe, device=accelerator.device, cache=self._cache(), **place)
+        self.tests = EvaluationBatches(recipe, device=accelerator.device, **place)
+        self.steps = self.batches.steps
+        self.engine = Engine(self.distiller, recipe, accelerator, self.steps)
+        self.watch = Watch(accelerator.device)
+        self.rows: list[dict[str, float]] = []
+        self.done = (0, 0)
+        self.seconds = 0.0  # spent on the present epoch
+        self.written = 0.0  # when progress.json was
 
     def run(self) -> None:
-        rows, first = self._resume()
-        if self.distiller.teacher is not None and not rows:
-            top1 = self.evaluate(self.distiller.teacher)
-            chance = 100 / self.recipe.data.num_classes
-            warning = ": near chance, is it trained for these classes?" if top1 < 2 * chance else ""
-            self.say(f"{self.recipe.out}: teacher top-1 {top1:.2f} %{warning}")
-        last = self.recipe.schedule.epochs
-        for epoch in range(first, last + 1):
-            row = self._epoch(epoch)
-            row["top1"] = self.evaluate(self.distiller.student)
-            rows.append(row)
+        checkpoint = self.folder.load_checkpoint()
+        if checkpoint is None:
+            self._begin()
+            self.engine.prepare()
+        else:
+            self._go_on(checkpoint)
+        epochs = self.recipe.schedule.epochs
+        for epoch in range(self.done[0] + 1, epochs + 1):
+            row = self._epoch(epoch) | self._evaluated()
+            self.rows.append(row)
+            self.done = (epoch, 0)
             if self.accelerator.is_main_process:
-                self.folder.write_metrics(rows)
-                self.folder.save_checkpoint(self._checkpoint(epoch))
-            self.say(
-                f"{self.recipe.out}: epoch {epoch}/{last}, loss {row['loss']:.3f}, top-1 {row['top1']:.2f} %, "
+                self.folder.write_metrics(self.rows)
+            self._save()
+            self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
+            self.told.say(
+                f"{self.recipe.out}: epoch {epoch}/{epochs}, loss {row['loss']:.3f}, top-1 {row['top1']:.2f} %, "
                 f"{row['images_per_second']:.0f} images/s"
             )
+        self._finish()
+
+    def _cache(self) -> TeacherCache | None:
+        if self.recipe.precompute is None or self.teacher is None or not self.distiller.needs_teacher:
+            return None
+        place: dict[str, Any] = {"device": self.accelerator.device, "processes": self.accelerator.num_processes}
+        teacher = self.teacher.to(self.accelerator.device).eval()
+        return teacher_cache(self.recipe, teacher, progress=self.told.progress, say=self.told.say, **place)
+
+    def _begin(self) -> None:
+        """What comes before the first step: the teacher's accuracy, and what a method fits to its outputs.
+
+        Both before anything is prepared: FSDP cuts up the teacher, too.
+        """
+        if self.teacher is None:
+            return
+        self.distiller.to(self.accelerator.device)
+        top1 = self.evaluate(self.teacher)
+        near = ": near chance, is it trained for these classes?" if top1 < 200 / self.recipe.data.num_classes else ""
+        self.told.say(f"{self.recipe.out}: teacher top-1 {top1:.2f} %{near}")
+        if self.distiller.fit_batches:
+            seen = (batch for step in self.batches.epoch(1) for batch in step)
+            self.distiller.fit(_outputs(self.teacher, islice(seen, self.distiller.fit_batches)))
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        self.engine.module.train()
+        before, every = self.done[1], self.recipe.engine.checkpoint_every
+        started = time.perf_counter() - self.seconds
+        batches = self.batches.epoch(epoch, done=before)
+        described = f"epoch {epoch}/{self.recipe.schedule.epochs}"
+        bar = tqdm(batches, described, self.steps, initial=before, disable=not self.told.progress)
+        for number, step in enumerate(bar, before + 1):
+            self._stop_if_asked(number)
+            for result in self._step(epoch, number, step):
+                self.watch.add(result, number)
+            self.done, self.seconds = (epoch - 1, number), time.perf_counter() - started
+            saves = every is not None and number % every == 0 and number < self.steps
+            if saves or number % CHECK_EVERY == 0 or number == self.steps:
+                self._check(epoch, number)
+            if saves:
+                self._save()
+            self._write_progress(epoch, number)
+        means, speed = self.watch.means(self.accelerator), self._speed(self.steps)
+        row = {"epoch": epoch, **means, "lr": self.engine.lr, "images_per_second": speed, "seconds": self.seconds}
+        self.watch, self.seconds = Watch(self.accelerator.device), 0.0
+        return row
+
+    def _step(self, epoch: int, number: int, batches: Sequence[Batch]) -> list[Result]:
+        return self.engine.step(batches, (epoch - 1) * self.steps + number)
+
+    def _check(self, epoch: int, number: int) -> None:
+        self.watch.check(self.accelerator, self.recipe.out, epoch)
+        if not self.engine.finite():
+            raise TrainingDiverged(
+                f"{self.recipe.out}: weights became NaN or infinite in epoch {epoch}, by step {number}, after finite "
+                "losses: a gradient was not. The last checkpoint is kept; lower schedule.lr or set schedule.clip_norm."
+            )
+
+    def _stop_if_asked(self, number: int) -> None:
+        several = self.accelerator.num_processes > 1
+        if several and (number - 1) % CHECK_EVERY:
+            return  # all of them must stop before the same step
+        asked = torch.tensor(float(self.told.stop()), device=self.accelerator.device)
+        if asked if not several else self.accelerator.reduce(asked) > 0:
+            self._save()
+            raise TrainingStopped(f"{self.recipe.out}: stopped after epoch {self.done[0]}, step {self.done[1]}.")
+
+    def _write_progress(self, epoch: int, number: int) -> None:
+        """`progress.json`, once a second at most."""
+        now = time.monotonic()
+        if now - self.written < 1 or not self.accelerator.is_main_process:
+            return
+        self.written, epochs = now, self.recipe.schedule.epochs
+        left = (epochs - epoch + 1) * self.steps - number
+        progress = {"epoch": epoch, "epochs": epochs, "step": number, "steps": self.steps, "loss": self.watch.loss()}
+        progress |= {"images_per_second": self._speed(number), "seconds_left": left * self.seconds / number}
+        self.folder.write_progress(progress)
+
+    def _speed(self, steps: int) -> float:
+        return steps * images_a_step(self.recipe, self.accelerator.num_processes) / self.seconds
+
+    def evaluate(self, model: Backbone) -> float:
+        """Top-1 on the test set (or on what was held out), in percent."""
+        counted = count_hits(model.to(self.accelerator.device), self.tests, self.accelerator.device)
+        hits, images = self.accelerator.reduce(counted, reduction="sum").tolist()
+        return 100 * hits / images
+
+    def _evaluated(self) -> dict[str, float]:
+        top1 = self.evaluate(self.engine.student())
+        if self.engine.average is None:
+            return {"top1": top1}
+        return {"top1": self.evaluate(self.engine.average.module), "top1_without_ema": top1}
+
+    def _save(self) -> None:
+        """A checkpoint of where the training is; all processes take part, the first writes."""
+        tensors, state = self.engine.save()
+        sums, plain = self.watch.state(self.accelerator)
         if self.accelerator.is_main_process:
-            if own := self.distiller.extra_state():
-                save_safetensors(self.folder.distiller, own)
-            save_model(self.distiller.student.model, self.folder.student, self.recipe.data)
+            tensors |= {f"watch.{name}": value for name, value in sums.items()}
+            state |= {"watch": plain, "seconds": self.seconds}
+            self.folder.save_checkpoint(Checkpoint(*self.done, tensors, state))
         self.accelerator.wait_for_everyone()
-        best = max(rows, key=lambda row: row["top1"])
-        self.say(
-            f"{self.recipe.out}: done, top-1 {rows[-1]['top1']:.2f} % after the last epoch (the one that is kept); "
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        source = str(self.folder.checkpoint)
+        self.engine.load(checkpoint.tensors, source)
+        self.engine.prepare()
+        self.engine.load_optimizer(checkpoint.tensors, checkpoint.state, source)
+        self.done = (checkpoint.epoch, checkpoint.step)
+        if checkpoint.step:
+            sums = {name: checkpoint.tensors[f"watch.{name}"] for name in ("totals", "ratios")}
+            self.watch.load(sums, checkpoint.state["watch"])
+            self.seconds = checkpoint.state["seconds"]
+        self.rows = [row for row in self.folder.metrics() if row["epoch"] <= checkpoint.epoch]
+        if len(self.rows) < checkpoint.epoch:
+            raise RunError(
+                f"{self.folder.path}: metrics.csv has {len(self.rows)} of the {checkpoint.epoch} epochs that the "
+                "checkpoint has behind it: put it back, or delete the folder to start anew."
+            )
+        step = f", step {checkpoint.step}" if checkpoint.step else ""
+        self.told.say(f"{self.recipe.out}: going on after epoch {checkpoint.epoch}{step}")
+
+    def _finish(self) -> None:
+        own = self.distiller.extra_state(self.engine.state())
+        student = self.engine.student() if self.engine.average is None else self.engine.average.module
+        if self.accelerator.is_main_process:
+            if own:
+                save_safetensors(self.folder.distiller, own)
+            save_model(student.model, self.folder.student, _described(self.recipe, student))
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+        best = max(self.rows, key=lambda row: row["top1"])
+        self.told.say(
+            f"{self.recipe.out}: done, top-1 {self.rows[-1]['top1']:.2f} % after the last epoch (the one that is kept); "
             f"the best was {best['top1']:.2f} % after epoch {best['epoch']:.0f}"
         )
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        self.engine.train()
-        self.sampler.set_epoch(epoch)
-        set_seed(_epoch_seed(self.recipe.seed, epoch), device_specific=True)
-        steps, device = len(self.loader), self.accelerator.device
-        names: list[str] = []
-        totals, broken = torch.zeros((), device=device), torch.full((), float(steps), device=device)
-        started = time.perf_counter()
-        bar = tqdm(self.loader, desc=f"epoch {epoch}/{self.recipe.schedule.epochs}", disable=not self.progress)
-        for step, (images, targets, index) in enumerate(bar):
-            self.schedule.step_update((epoch - 1) * steps + step)
-            self.prepared_optimizer.zero_grad(set_to_none=True)
-            with self.accelerator.autocast():
-                result = self.engine(
-                    images.to(device, non_blocking=True), targets.to(device, non_blocking=True), index.to(device)
-                )
-            self.accelerator.backward(result.loss)
-            self.prepared_optimizer.step()
-            # summed on the device: reading a number here would wait for it
-            names = ["loss", *result.parts]
-            values = torch.stack([value.float() for value in (result.loss.detach(), *result.parts.values())])
-            totals = totals + values
-            broken = torch.minimum(broken, torch.where(values.isfinite(), steps, step))
-        means = self._means(dict(zip(names, totals / steps, strict=True)), broken, epoch)
-        seconds = time.perf_counter() - started
-        images_seen = steps * self.recipe.schedule.batch_size * self.accelerator.num_processes
-        lr = self.optimizer.param_groups[0]["lr"]
-        return {"epoch": epoch, **means, "lr": lr, "images_per_second": images_seen / seconds, "seconds": seconds}
 
-    def _means(self, local: dict[str, Tensor], broken: Tensor, epoch: int) -> dict[str, float]:
-        """Means over all processes; `broken` is the first step at which each was not finite."""
-        stacked = self.accelerator.reduce(torch.stack(list(local.values())), reduction="mean")
-        means = dict(zip(local, stacked.tolist(), strict=True))
-        if not all(map(math.isfinite, means.values())):
-            steps = self.accelerator.gather(broken[None]).amin(0).tolist()
-            # what broke first; a step later the weights are broken, and with them everything
-            first = [name for name, step in zip(means, steps, strict=True) if step == min(steps)]
-            raise TrainingDiverged(
-                f"{self.recipe.out}: {' and '.join(first[1:] or first)} became NaN or infinite in epoch {epoch}. "
-                f"The state after epoch {epoch - 1} is kept; lower schedule.lr or the weight of that part."
-            )
-        return means
-
-    def evaluate(self, model: Backbone) -> float:
-        """Top-1 on the test set, in percent."""
-        process, count = self.accelerator.process_index, self.accelerator.num_processes
-        shard = Subset(self.test_set, range(process, len(self.test_set), count))  # type: ignore[arg-type]
-        loader = self._loader(shard, drop_last=False)
-        hits = count_hits(model, loader, self.accelerator.device)
-        return 100 * self.accelerator.reduce(hits, reduction="sum").item() / len(self.test_set)  # type: ignore[arg-type]
-
-    def _loader(self, dataset: Dataset[Any], *, sampler: Any = None, drop_last: bool = True) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            batch_size=self.recipe.schedule.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.recipe.data.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-
-    def _checkpoint(self, epoch: int) -> Checkpoint:
-        model = {f"model.{k}": v for k, v in self._trained_state().items()}
-        optimizer, state = _pack(self.optimizer.state_dict())
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
-        return Checkpoint(epoch, model | {f"optimizer.{k}": v for k, v in optimizer.items()}, state)
-
-    def _resume(self) -> tuple[list[dict[str, float]], int]:
-        checkpoint = self.folder.load_checkpoint()
-        if checkpoint is None:
-            return [], 1
-        model, optimizer = (_with_prefix(checkpoint.tensors, p) for p in ("model.", "optimizer."))
-        teacher = {k: v for k, v in self.distiller.state_dict().items() if k.startswith("teacher.")}
-        self.distiller.load_state_dict(teacher | model)
-        self.optimizer.load_state_dict(_unpack(optimizer, checkpoint.state))
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
-        self.say(f"{self.recipe.out}: going on after epoch {checkpoint.epoch}")
-        return [row for row in self.folder.metrics() if row["epoch"] <= checkpoint.epoch], checkpoint.epoch + 1
-
-    def _trained_state(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.distiller.state_dict().items() if not k.startswith("teacher.")}
+@torch.no_grad()
+def count_hits(model: Backbone, batches: Iterable[Any], device: torch.device | str) -> Tensor:
+    """`[2]` on `device`: images whose label is the model's first choice, and images in all."""
+    was_training = model.training
+    model.eval()
+    counted = torch.zeros(2, device=device)
+    for images, targets, *_ in batches:
+        counted[0] += (model.predict(images.to(device)).argmax(1) == targets.to(device)).sum()
+        counted[1] += len(images)
+    model.train(was_training)
+    return counted
 
 
 @torch.no_grad()
-def count_hits(model: Backbone, loader: DataLoader[Any], device: torch.device | str) -> Tensor:
-    """Number of images whose label is the model's first choice, on `device`."""
-    was_training = model.training
-    model.eval()
-    hits = torch.zeros((), device=device)
-    for images, targets, *_ in loader:
-        hits += (model.model(images.to(device)).argmax(1) == targets.to(device)).sum()
-    model.train(was_training)
-    return hits
+def _outputs(teacher: Backbone, batches: Iterable[Batch]) -> Iterator[Output]:
+    for batch in batches:
+        yield batch.teacher or teacher(batch.images)
 
 
-def _optimizer(distiller: Distiller, recipe: Recipe) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2
-
-    schedule = recipe.schedule
-    try:
-        return create_optimizer_v2(
-            distiller, opt=schedule.optimizer, lr=schedule.lr, weight_decay=schedule.weight_decay
-        )
-    except (ValueError, AssertionError) as error:
-        raise RunError(f"schedule.optimizer: timm knows no optimizer {schedule.optimizer!r} ({error}).") from error
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
-    from timm.scheduler import CosineLRScheduler
-
-    schedule = recipe.schedule
-    total = schedule.epochs * steps
-    warmup = min(round(schedule.warmup_epochs * steps), total - 1)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup,
-        lr_min=schedule.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=schedule.min_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return seed * 100_003 + epoch
-
-
-def _pack(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and plain values, so that it needs no pickle."""
-    named = {f"{parameter}.{key}": v for parameter, values in state["state"].items() for key, v in values.items()}
-    named |= {f"group{i}.{key}": v for i, group in enumerate(state["param_groups"]) for key, v in group.items()}
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    return tensors, {"optimizer": {name: value for name, value in named.items() if name not in tensors}}
-
-
-def _unpack(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    groups: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | plain["optimizer"]).items():
-        owner, key = name.split(".", 1)
-        if owner.startswith("group"):
-            groups.setdefault(int(owner.removeprefix("group")), {})[key] = value
-        else:
-            state.setdefault(int(owner), {})[key] = value
-    return {"state": state, "param_groups": [groups[i] for i in sorted(groups)]}
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _described(recipe: Recipe, model: Backbone) -> Any:
+    """The recipe's data as the saved model should describe its own input."""
+    own = model.own_normalization
+    return recipe.data if own is None else dataclasses.replace(recipe.data, mean=own.mean, std=own.std)
 
 
 def _silent(_: str) -> None:

@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="could not be written, what was there before is kept: disk full"):
         write_atomically(path, "new text")
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
@@ -56,15 +56,15 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_failed_checkpoint_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint(Checkpoint(1, {"a": torch.ones(2)}, {}))
+    folder.save_checkpoint(Checkpoint(1, 0, {"a": torch.ones(2)}, {}))
 
     def half(tensors: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr("safetensors.torch.save_file", half)
-    with pytest.raises(OSError, match="disk full"):
-        folder.save_checkpoint(Checkpoint(2, {"a": torch.zeros(2)}, {}))
+    with pytest.raises(RunError, match="could not be written, what was there before is kept: disk full"):
+        folder.save_checkpoint(Checkpoint(2, 0, {"a": torch.zeros(2)}, {}))
     checkpoint = folder.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint.epoch == 1
@@ -85,7 +85,7 @@ def test_a_failed_model_leaves_the_last_one(
         raise OSError("disk full")
 
     monkeypatch.setattr("timm.models.save_for_hf", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="could not be written, what was there before is kept: disk full"):
         save_model(model, tmp_path / "student", data)
     assert os.listdir(tmp_path) == ["student"]
     assert sorted(os.listdir(tmp_path / "student")) == before
@@ -110,10 +110,10 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert folder.load_checkpoint() is None
     tensors = {"a": torch.randn(3, 4), "b": torch.tensor(7), "c": torch.randn(2).bfloat16(), "d": torch.randn(4, 3).T}
     state = {"groups": [{"lr": 1e-3, "betas": [0.9, 0.999], "foreach": None}], "nested": {"x": True}}
-    folder.save_checkpoint(Checkpoint(12, tensors, state))
+    folder.save_checkpoint(Checkpoint(12, 7, tensors, state))
     back = folder.load_checkpoint()
     assert back is not None
-    assert (back.epoch, back.state) == (12, state)
+    assert (back.epoch, back.step, back.state) == (12, 7, state)
     assert back.tensors.keys() == tensors.keys()
     assert all(torch.equal(back.tensors[k], v) and back.tensors[k].dtype == v.dtype for k, v in tensors.items())
 

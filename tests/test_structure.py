@@ -13,16 +13,21 @@ SOURCES = sorted(path for folder in ("sfkd", "sfkd_viz", "app") for path in (ROO
 
 # Low to high. A module imports what stands on a lower line; inside a folder of modules they may meet.
 ORDER = [
-    {"_checks"},
+    {"_checks", "_distributed", "_random"},
     {"wavelet"},
     {"fourier"},
     {"refine", "features"},
     {"losses", "align"},
     {"distillers"},
     {"config"},
+    {"transforms"},
     {"data", "runs"},
+    {"precompute"},
+    {"batches"},
     {"loading"},
+    {"watch", "engine"},
     {"train"},
+    {"dry_run"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

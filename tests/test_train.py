@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from helpers import CONVNEXT, assert_same_weights, quietly, weights
 from torch import Tensor
 
 import sfkd.train
@@ -25,23 +25,6 @@ from sfkd.train import TrainingDiverged, train
 RecipeOf = Callable[..., Recipe]
 ValuesOf = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parent.parent
-CONVNEXT = {"name": "convnext_atto", "kwargs": {"patch_size": 1, "dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}}
-
-
-def quietly(recipe: Recipe) -> RunFolder:
-    return train(recipe, progress=False, say=lambda _: None)
-
-
-def weights(folder: RunFolder | Path) -> dict[str, Tensor]:
-    """Student and distiller tensors of a finished run."""
-    run = RunFolder(Path(folder))
-    own = load_file(run.distiller) if run.distiller.is_file() else {}
-    return load_file(run.student / "model.safetensors") | {f"distiller.{k}": v for k, v in own.items()}
-
-
-def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def epochs(folder: Path) -> list[int]:
@@ -71,7 +54,7 @@ def test_teacher_and_baseline_lie_in_nested_runs(finished_run: RunFolder) -> Non
         assert epochs(folder.path) == list(range(1, nested.schedule.epochs + 1))
     columns = list(finished_run.metrics()[0])
     parts = ["ce", "kd", "bands", "gffl"]
-    assert columns == ["epoch", "loss", *parts, "lr", "images_per_second", "seconds", "top1"]
+    assert columns == ["epoch", "loss", *parts, "target_ratio", "lr", "images_per_second", "seconds", "top1"]
     row = finished_run.metrics()[-1]
     assert row["loss"] == pytest.approx(sum(row[part] for part in parts), rel=1e-4)
 
@@ -106,10 +89,9 @@ def test_every_epoch_sees_every_image_in_another_order(
     seen: list[int] = []
     forward = Distiller.forward
 
-    def recorded(self: Distiller, images: Tensor, targets: Tensor, index: Tensor | None = None) -> Any:
-        assert index is not None
+    def recorded(self: Distiller, images: Tensor, targets: Tensor, index: Tensor, *rest: Any) -> Any:
         seen.extend(index.tolist())
-        return forward(self, images, targets, index)
+        return forward(self, images, targets, index, *rest)
 
     monkeypatch.setattr(Distiller, "forward", recorded)
     quietly(recipe(tmp_path / "run", student=CONVNEXT))
@@ -335,7 +317,7 @@ def test_the_state_before_a_divergence_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(sfkd.train._Training, "_epoch", poisoned)
-        with pytest.raises(TrainingDiverged, match=r"ce became NaN.*The state after epoch 1 is kept"):
+        with pytest.raises(TrainingDiverged, match=r"ce became NaN.*epoch 2, step 1.*The last checkpoint is kept"):
             quietly(described)
     folder = RunFolder(described.out)
     checkpoint = folder.load_checkpoint()
