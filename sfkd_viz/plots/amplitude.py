@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sfkd_viz import theme
 from sfkd_viz.measures.amplitude import RelativeAmplitude, relative_amplitude
@@ -32,10 +31,8 @@ def plot_relative_amplitude(
         if isinstance(features, RelativeAmplitude)
         else relative_amplitude(features, num_prefix_tokens=num_prefix_tokens, grid=grid)
     )
-    fig = make_subplots(
-        1, 2, subplot_titles=["along the diagonal, per layer", "at the highest frequency"], horizontal_spacing=0.12
-    )
-    fig.update_annotations(font_size=12.5, yshift=4)
+    heads = ["along the diagonal, per layer", "at the highest frequency"]
+    fig = theme.panels(1, 2, heads, horizontal=0.12)
     colours = theme.depth_colours(len(measured))
     for (name, values), colour in zip(measured.items(), colours, strict=True):
         line = go.Scatter(

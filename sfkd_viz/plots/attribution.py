@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sfkd_viz import theme
 from sfkd_viz.measures.attribution import ENOUGH, WaveletAttribution
@@ -50,16 +49,15 @@ def plot_attribution(
         "part of the logit difference per band",
         *(f"{band}: {value:+.2f}" for band, value in zip(measured.bands, values, strict=True)),
     ]
-    fig = make_subplots(
+    fig = theme.subplots(
         2,
         columns,
+        heads,
         specs=specs,
-        subplot_titles=heads,
         horizontal_spacing=0.02,
         vertical_spacing=0.16,
         row_heights=[0.6, 0.4],
     )
-    fig.update_annotations(font_size=12.5)
     _map(fig, measured.pictures[image], (1, 1), {"colorscale": "Greys_r", "showscale": False}, "picture")
     _map(fig, cam, (1, wide + 1), {"coloraxis": "coloraxis2"}, "Grad-CAM")
     fig.add_trace(

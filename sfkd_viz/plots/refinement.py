@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sfkd_viz import theme
 from sfkd_viz.measures.inputs import Channel
@@ -44,16 +43,15 @@ def plot_ds2s(
         raise ValueError("plot_ds2s expects images [B, C, H, W] beside a distiller or run; none were given.")
     else:
         measured = ds2s(distiller_or_run, images, layer=layer, channel=channel)
-    fig = make_subplots(
+    fig = theme.subplots(
         2,
         len(STAGES),
+        [*(_TITLES[s] for s in STAGES), _GAIN, _ERROR],
         specs=[[{}] * len(STAGES), [{"colspan": 2}, None, {"colspan": 2}, None]],
         row_heights=[0.6, 0.4],
-        subplot_titles=[*(_TITLES[s] for s in STAGES), _GAIN, _ERROR],
         horizontal_spacing=0.04,
         vertical_spacing=0.16,
     )
-    fig.update_annotations(font_size=12.5)
     add_pyramids(fig, [measured.stages[s] for s in STAGES])
     fig.update_layout({a: {"colorbar": {"len": 0.3, "y": y}} for a, y in _bars(measured)})
     for stage, (word, colour) in _BARS.items():

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sfkd_viz import theme
 from sfkd_viz.measures.training import ROLES, TrainingCurves, kind_of, training_curves
@@ -35,14 +34,7 @@ def plot_training(run: Any) -> go.Figure:
     drawn = _drawn(measured)
     kinds = [kind for kind in _PANELS if kind in {k for k, _, _ in drawn}]
     rows = (len(kinds) + 1) // 2
-    fig = make_subplots(
-        rows,
-        2,
-        subplot_titles=[_PANELS[kind][0] for kind in kinds],
-        horizontal_spacing=0.1,
-        vertical_spacing=0.34 / rows,
-    )
-    fig.update_annotations(font_size=12.5, yshift=4)
+    fig = theme.panels(rows, 2, [_PANELS[kind][0] for kind in kinds], horizontal=0.1, vertical=0.34 / rows)
     counts: dict[str, int] = {}
     for kind, role, column in drawn:
         row, place = divmod(kinds.index(kind), 2)
