@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="cpu")
     evaluate.set_defaults(function=_evaluate)
 
-    export = commands.add_parser("export", help="copy a finished run without its checkpoints")
+    export = commands.add_parser("export", help="copy a finished run without its checkpoints, with its teacher")
     export.add_argument("run", help="run folder")
     export.add_argument("destination")
     export.set_defaults(function=_export)
@@ -121,9 +121,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from sfkd.runs import RunFolder
+    from sfkd.loading import export_run
 
-    print(f"exported to {RunFolder(args.run).export(args.destination).path}")
+    print(f"exported to {export_run(args.run, args.destination)}")
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ class RecipeError(ValueError):
 
 @dataclass(config=_STRICT, kw_only=True)
 class Schedule:
-    """Length and optimiser of a training. Learning rate: linear warm-up, then cosine to `min_lr`, every batch."""
+    """Length and optimiser of a training. Learning rate: linear warm-up, then cosine to `min_lr` or steps, every step."""
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=1, description="per process")
@@ -34,6 +34,9 @@ class Schedule:
     min_lr: float = Field(default=1e-5, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=0.5, ge=0)
+    warmup_lr: float | None = Field(default=None, ge=0, description="of the first step, default min_lr")
+    decay: Literal["cosine", "step"] = "cosine"
+    decay_epochs: float = Field(default=30, gt=0, description="between two steps, each to a tenth")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     mixup: float = Field(default=0.0, ge=0, description="α of timm's mixup, 0 = off")
     cutmix: float = Field(default=0.0, ge=0, description="α of timm's cutmix, 0 = off")
@@ -97,7 +100,7 @@ class Data:
     train_split: str = "train"
     test_split: str = "validation"
     crop_pct: float = Field(default=1.0, gt=0, le=1, description="share of the shorter side that tests look at")
-    augmentation: Literal["none", "crop", "imagenet"] = "crop"
+    augmentation: Literal["none", "crop", "imagenet", "strong"] = "crop"
     flip: bool = True
     download: bool = False
     train_samples: int | None = Field(default=None, ge=1)
@@ -117,6 +120,8 @@ class Data:
                 f"mean and std need one number per channel: {self.input_size[0]} channel(s), "
                 f"{len(self.mean)} mean(s), {len(self.std)} std(s)"
             )
+        if self.augmentation == "strong" and self.input_size[0] != 3:
+            raise ValueError('augmentation "strong" works on colours: use "imagenet" or "crop" for grey images')
         return self
 
 

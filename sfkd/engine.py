@@ -201,21 +201,17 @@ def create_optimizer(distiller: Distiller, recipe: Recipe) -> torch.optim.Optimi
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
-    """Linear warm-up, then cosine, stepped every optimizer step."""
-    from timm.scheduler import CosineLRScheduler
+    """Linear warm-up, then cosine or steps, set before every optimizer step."""
+    from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
     schedule = recipe.schedule
     total = schedule.epochs * steps
     warmup = min(round(schedule.warmup_epochs * steps), total - 1)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup,
-        lr_min=schedule.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=schedule.min_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    first = schedule.min_lr if schedule.warmup_lr is None else schedule.warmup_lr
+    options: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": first, "warmup_prefix": True, "t_in_epochs": False}
+    if schedule.decay == "step":
+        return StepLRScheduler(optimizer, decay_t=schedule.decay_epochs * steps, decay_rate=0.1, **options)
+    return CosineLRScheduler(optimizer, t_initial=total - warmup, lr_min=schedule.min_lr, **options)
 
 
 def _switch(distiller: Distiller, recipe: Recipe) -> None:

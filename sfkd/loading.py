@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfkd.config import Model, Recipe
+from sfkd.config import Method, Model, Recipe, dump_recipe
 from sfkd.distillers import Distiller, create_distiller
 from sfkd.features import Backbone, Normalization, load_weights, read_safetensors
-from sfkd.runs import RunError, RunFolder
+from sfkd.runs import RunError, RunFolder, save_model, write_atomically
 from sfkd.transforms import eval_transform
 
 DEMO = Path(__file__).parent / "demo"
@@ -75,15 +76,44 @@ def build_model(spec: Model, config: Recipe) -> Backbone:
 
 
 def build_teacher(config: Recipe, folder: RunFolder) -> Backbone | None:
-    """The recipe's teacher: the one trained in `teacher/` of the run where there is one."""
+    """The recipe's teacher: the one in `teacher/` of the run where there is one."""
     if config.teacher is None:
         return None
-    if config.teacher.schedule is None:
-        return build_model(config.teacher, config)
     nested = folder.nested("teacher")
-    if nested is None:
+    if nested is not None:
+        return build_model(Model(run=str(nested.path), layers=config.teacher.layers), config)
+    if config.teacher.schedule is not None:
         raise RunError(f"{folder.path} lacks teacher/, the teacher that it was distilled from: copy it with the rest.")
-    return build_model(Model(run=str(nested.path), layers=config.teacher.layers), config)
+    return build_model(config.teacher, config)
+
+
+def export_run(path: str | Path, destination: str | Path) -> Path:
+    """Copy a finished run without its checkpoints, with its teacher where that came from elsewhere.
+
+    `student/`, `teacher/student/` and `baseline/student/` of the copy are timm's `local-dir:` layout.
+
+    Raises:
+        RunError: a run that is not finished, or lies where it should go.
+    """
+    folder = RunFolder(path)
+    config = folder.recipe()
+    target = folder.export(destination)
+    teacher = config.teacher
+    if teacher is None or target.nested("teacher") is not None:
+        return target.path
+    if teacher.run is not None:
+        RunFolder(teacher.run).export(target.path / "teacher")
+    else:
+        model = build_model(teacher, config)
+        spec = Model(
+            name=teacher.name, kwargs=teacher.kwargs, layers=teacher.layers, mean=teacher.mean, std=teacher.std
+        )
+        alone = dataclasses.replace(
+            config, student=spec, teacher=None, baseline=False, precompute=None, method=Method(name="none")
+        )
+        save_model(model, target.path / "teacher" / "student", config.data)
+        write_atomically(target.path / "teacher" / "config.yaml", dump_recipe(alone))
+    return target.path
 
 
 def build_distiller(config: Recipe, student: Backbone, teacher: Backbone | None) -> Distiller:

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from sfkd.config import Recipe, dump_recipe, load_recipe
-from sfkd.features import WeightsError, read_safetensors
+from sfkd.config import Data, Recipe, dump_recipe, load_recipe
+from sfkd.features import Backbone, WeightsError, read_safetensors
 
 _EXPORTED = ("config.yaml", "distiller.safetensors", "metrics.csv", "environment.json", "README.md")
 _PACKAGES = ("torch", "torchvision", "timm", "ptwt", "PyWavelets", "accelerate", "numpy")
@@ -153,6 +153,8 @@ class RunFolder:
         if not self.finished:
             raise RunError(f"{self.path} has not finished training: run `sfkd train` on its recipe again to go on.")
         target = RunFolder(destination)
+        if target.path.resolve() == self.path.resolve():
+            raise RunError(f"{self.path} would be exported onto itself: choose another destination.")
         target.path.mkdir(parents=True, exist_ok=True)
         for name in _EXPORTED:
             if (self.path / name).is_file():
@@ -165,16 +167,19 @@ class RunFolder:
         return target
 
 
-def save_model(model: nn.Module, folder: Path, data: Any) -> None:
-    """Save a timm model for `timm.create_model("local-dir:…", pretrained=True)`."""
+def save_model(model: Backbone, folder: Path, data: Data) -> None:
+    """Save a timm model for `timm.create_model("local-dir:…", pretrained=True)`, with the input that its weights expect."""
     from timm.models import save_for_hf
 
-    if not hasattr(model, "pretrained_cfg"):
-        raise RunError(f"{type(model).__name__} is no timm model: save its state_dict() yourself.")
-    data_config = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": data.crop_pct}
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors knows no other
+    inner = model.model
+    if not hasattr(inner, "pretrained_cfg"):
+        raise RunError(f"{type(inner).__name__} is no timm model: save its state_dict() yourself.")
+    mean, std = model.own_normalization or (data.mean, data.std)
+    expected = {"input_size": data.input_size, "mean": mean, "std": std, "crop_pct": data.crop_pct}
+    inner.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors knows no other
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with _written_beside(folder) as beside:
-        save_for_hf(model, str(beside), safe_serialization=True, data_config=data_config)
+        save_for_hf(inner, str(beside), safe_serialization=True, data_config=expected)
 
 
 def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -277,7 +277,7 @@ class _Training:
         if self.accelerator.is_main_process:
             if own:
                 save_safetensors(self.folder.distiller, own)
-            save_model(student.model, self.folder.student, _described(self.recipe, student))
+            save_model(student, self.folder.student, self.recipe.data)
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
@@ -305,12 +305,6 @@ def count_hits(model: Backbone, batches: Iterable[Any], device: torch.device | s
 def _outputs(teacher: Backbone, batches: Iterable[Batch]) -> Iterator[Output]:
     for batch in batches:
         yield batch.teacher or teacher(batch.images)
-
-
-def _described(recipe: Recipe, model: Backbone) -> Any:
-    """The recipe's data as the saved model should describe its own input."""
-    own = model.own_normalization
-    return recipe.data if own is None else dataclasses.replace(recipe.data, mean=own.mean, std=own.std)
 
 
 def _silent(_: str) -> None:

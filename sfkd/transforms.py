@@ -32,17 +32,28 @@ def eval_transform(
 
 
 def train_transform(data: Data) -> Any:
-    """The training transform: "none", "crop" (4 pixels of padding, random crop, flip), or timm's for "imagenet"."""
+    """The training transform of `data.augmentation`.
+
+    "none" is the test transform; "crop" 4 pixels of padding, random crop, flip; "imagenet" timm's random resized crop and
+    flip; "strong" that with colour jitter 0.4, RandAugment (rand-m9-mstd0.5-inc1) and random erasing 0.25, which published
+    recipes give transformers.
+    """
     from torchvision.transforms import v2
 
     channels, height, width = data.input_size
     if data.augmentation == "none":
         return eval_transform(data.input_size, data.mean, data.std, data.crop_pct)
-    if data.augmentation == "imagenet":
+    if data.augmentation in ("imagenet", "strong"):
         from timm.data import create_transform
 
+        strong = {"color_jitter": 0.4, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"}
         augment = create_transform(
-            data.input_size, is_training=True, mean=data.mean, std=data.std, hflip=0.5 if data.flip else 0.0
+            data.input_size,
+            is_training=True,
+            mean=data.mean,
+            std=data.std,
+            hflip=0.5 if data.flip else 0.0,
+            **(strong if data.augmentation == "strong" else {"color_jitter": None}),
         )
         return v2.Compose([_to_image, _Channels(channels), v2.ToPILImage(), augment])
     flip = [v2.RandomHorizontalFlip()] if data.flip else []

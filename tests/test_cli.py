@@ -1,16 +1,27 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 import yaml
+from helpers import CONVNEXT, assert_same_weights, quietly, weights
 
-from sfkd.cli import main
+from sfkd import load_run
+from sfkd.cli import _signals, main
+from sfkd.config import Recipe
 from sfkd.runs import RunFolder
+from sfkd.train import TrainingStopped, train
 
 ValuesOf = Callable[..., dict[str, Any]]
 
@@ -112,7 +123,7 @@ def test_folders_that_are_no_run_are_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "no recipe at" in fails(capsys, "train", tmp_path / "nowhere.yaml")
     assert "no run folder at" in fails(capsys, "evaluate", tmp_path / "nowhere")
     assert "config.yaml is missing" in fails(capsys, "evaluate", tmp_path)
-    assert "has not finished" in fails(capsys, "export", tmp_path, tmp_path / "export")
+    assert "config.yaml is missing" in fails(capsys, "export", tmp_path, tmp_path / "export")
 
 
 def test_another_recipe_in_the_same_folder(
@@ -153,3 +164,95 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
         main(arguments)
     assert stopped.value.code == 2
     assert "usage: sfkd" in capsys.readouterr().err
+
+
+# -- stopping, dry runs, exports -------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_saves_the_step_and_says_so(
+    tmp_path: Path, recipe_values: ValuesOf, recipe: Callable[..., Recipe]
+) -> None:
+    """SIGTERM once it trains: the state of that very step is kept, and the same command goes on from it."""
+    options: dict[str, Any] = {"student": CONVNEXT, "schedule": {"epochs": 400, "batch_size": 16}}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe_values(tmp_path / "run", **options)), encoding="utf-8")
+    command = [sys.executable, "-m", "sfkd.cli", "train", str(file), "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    progress = tmp_path / "run" / "progress.json"
+    while not progress.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert re.search(r"stopped after epoch \d+, step \d+\. The same command goes on from there\.", said)
+    told = json.loads(progress.read_text(encoding="utf-8"))
+    assert told.keys() == {"epoch", "epochs", "step", "steps", "loss", "images_per_second", "seconds_left"}
+    assert (told["epochs"], told["steps"]) == (400, 4)
+    checkpoint = RunFolder(tmp_path / "run").load_checkpoint()
+    assert checkpoint is not None
+    assert 4 * checkpoint.epoch + checkpoint.step >= 4 * (told["epoch"] - 1) + told["step"]
+    assert not RunFolder(tmp_path / "run").finished
+
+
+def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path, recipe: Callable[..., Recipe]) -> None:
+    options: dict[str, Any] = {"student": CONVNEXT, "schedule": {"accumulate": 2, "batch_size": 8}}
+    whole = quietly(recipe(tmp_path / "whole", **options))
+    for steps in (3, 2):  # stops within the first epoch, then within the second
+        asked: list[int] = []
+
+        def stop(asked: list[int] = asked, steps: int = steps) -> bool:
+            asked.append(1)
+            return len(asked) > steps
+
+        with pytest.raises(TrainingStopped, match="stopped after epoch"):
+            train(recipe(tmp_path / "parts", **options), progress=False, say=lambda _: None, stop=stop)
+    checkpoint = RunFolder(tmp_path / "parts").load_checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint.epoch, checkpoint.step) == (1, 1)
+    assert_same_weights(weights(whole), weights(quietly(recipe(tmp_path / "parts", **options))))
+
+
+def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with _signals() as came:
+        signal.raise_signal(signal.SIGINT)
+        assert came == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_dry_run_writes_nothing(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(file), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "global batch: 16 × 1 accumulated × 1 process(es) = 16; 4 steps an epoch, 2 epochs" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["trained", "elsewhere", "named"])
+def test_an_export_has_its_teacher(
+    finished_run: RunFolder, tmp_path: Path, recipe: Callable[..., Recipe], images: Any, source: str
+) -> None:
+    """Wherever the teacher came from, the copy opens alone, and timm alone opens both models."""
+    if source == "trained":
+        run = finished_run
+    else:
+        shutil.copytree(finished_run.path / "teacher", tmp_path / "other")
+        teacher = {"run": str(tmp_path / "other")} if source == "elsewhere" else CONVNEXT
+        run = quietly(recipe(tmp_path / "run", teacher=teacher, method={"name": "sfkd"}, schedule={"epochs": 1}))
+    before = None if source == "named" else load_run(run).teacher
+    assert main(["export", str(run.path), str(tmp_path / "copy")]) == 0
+    shutil.rmtree(tmp_path / "other", ignore_errors=True)
+    shutil.move(tmp_path / "copy", tmp_path / "moved")
+    copy = load_run(tmp_path / "moved")
+    assert copy.teacher is not None
+    with torch.no_grad():
+        for role, model in (("teacher/student", copy.teacher), ("student", copy.student)):
+            alone = timm.create_model(f"local-dir:{tmp_path / 'moved' / role}", pretrained=True).eval()
+            assert torch.equal(alone(images), model(images).logits)
+        if before is not None:
+            assert torch.equal(before(images).logits, copy.teacher(images).logits)
+
+
+def test_an_export_onto_itself_is_refused(finished_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "would be exported onto itself" in fails(capsys, "export", finished_run.path, finished_run.path)

@@ -242,3 +242,167 @@ def test_input_size_decides_the_padding() -> None:
 def test_recipes_are_values(tmp_path: Path) -> None:
     options = data(tmp_path)
     assert dataclasses.replace(options, root=str(tmp_path)) == options
+
+
+# -- parts of a set ---------------------------------------------------------------------------------------------------------
+
+
+def pixels(dataset: Any) -> list[int]:
+    """The samples of a set by what is on them."""
+    return [hash(image.numpy().tobytes()) for image, *_ in dataset]
+
+
+def test_what_is_held_out_is_never_trained_on(tmp_path: Path, digits: Writer) -> None:
+    root = digits(tmp_path, train=40, test=5)
+    options: dict[str, Any] = {"augmentation": "none"}
+    whole = pixels(create_dataset(data(root, **options), "train"))
+    for trained, held_out in ((None, 15), (20, 15)):
+        parts = data(root, train_samples=trained, held_out=held_out, **options)
+        train, test = (pixels(create_dataset(parts, split)) for split in ("train", "test"))
+        assert (len(train), len(test)) == (trained or 25, 15)
+        assert not set(train) & set(test)
+        assert set(train) | set(test) <= set(whole)
+    # what is trained on does not depend on what is held out
+    assert train == pixels(create_dataset(data(root, train_samples=20, **options), "train"))
+
+
+def test_too_much_held_out_or_labelled(tmp_path: Path, digits: Writer) -> None:
+    root = digits(tmp_path, train=40, test=5)
+    with pytest.raises(DataError, match="held_out=10 leaves too few of 40 training images for train_samples=31"):
+        create_dataset(data(root, held_out=10, train_samples=31), "train")
+    with pytest.raises(DataError, match="labelled=41 of 40 training images"):
+        create_dataset(data(root, labelled=41), "train")
+
+
+def test_labels_are_kept_at_random_and_only_in_training(tmp_path: Path, digits: Writer) -> None:
+    root = digits(tmp_path, train=40, test=20)
+    train, test = (create_dataset(data(root, labelled=12), split) for split in ("train", "test"))
+    kept = [i for i, (_, label, _) in enumerate(train) if label >= 0]
+    assert len(kept) == 12
+    assert kept != list(range(12))
+    assert all(train[i][1] == i % 10 for i in kept)
+    assert all(label >= 0 for _, label, _ in test)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_number(tmp_path: Path, digits: Writer) -> None:
+    root = digits(tmp_path, train=10, test=5)
+    train = create_dataset(data(root), "train", seed=4)
+    first = train[3][0]
+    torch.rand(7)
+    assert torch.equal(train[3][0], first)
+    others = [create_dataset(data(root), "train", seed=5)[3][0] for _ in range(1)]
+    train.epoch = 1
+    others.append(train[3][0])
+    assert not any(torch.equal(x, first) for x in others)
+
+
+# -- other sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_scikit_learns_digits() -> None:
+    options: dict[str, Any] = {"name": "sklearn/digits", "augmentation": "none", "mean": PLAIN[0], "std": PLAIN[1]}
+    train, test = (create_dataset(data(Path(), **options), split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (1297, 500)
+    image, label, number = test[7]
+    assert (tuple(image.shape), number) == ((1, 32, 32), 7)
+    assert 0 <= label < 10
+    assert not set(pixels(train)) & set(pixels(test))
+    assert np.bincount([y for _, y, _ in train]).min() > 100
+    raw = test.dataset[7][0]
+    assert raw.max() == 255
+    assert len(create_dataset(data(Path(), **options, held_out=200), "test")) == 200
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Four webdataset shards of 16 training images, one of 8 tests; red says the class, green the number."""
+    import io
+    import json
+    import tarfile
+
+    def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+    splits: dict[str, Any] = {}
+    for split, files, each in (("train", 4, 16), ("validation", 1, 8)):
+        names = [f"x-{split}-{number:04d}.tar" for number in range(files)]
+        for number, name in enumerate(names):
+            with tarfile.open(tmp_path / name, "w") as archive:
+                for i in range(each):
+                    index = number * each + i
+                    buffer = io.BytesIO()
+                    Image.new("RGB", (32, 32), (index % 10 * 20, index * 3, 0)).save(buffer, "png")
+                    add(archive, f"{index:06d}.png", buffer.getvalue())
+                    add(archive, f"{index:06d}.cls", str(index % 10).encode())
+        lengths = [each] * files
+        described = {"name": split, "num_samples": files * each, "filenames": names, "shard_lengths": lengths}
+        splits[split] = described
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # as above
+@pytest.mark.parametrize("workers", [0, 2])
+def test_web_datasets_are_streams(shards: Path, workers: int) -> None:
+    from torch.utils.data import DataLoader
+
+    options = {"name": "wds/", "input_size": (3, 32, 32), "mean": PLAIN_RGB[0], "std": PLAIN_RGB[1], "workers": workers}
+    options |= {"augmentation": "none"}
+
+    def numbers(epoch: int) -> list[int]:
+        train = create_dataset(data(shards, **options), "train", seed=1, batch_size=8)
+        train.epoch = epoch
+        assert len(train) == 64
+        torch.manual_seed(epoch)
+        batches = list(DataLoader(train, batch_size=8, num_workers=workers, drop_last=True))
+        assert len(batches) == len(DataLoader(train, batch_size=8, drop_last=True)) == 8
+        assert all((index == -1).all() for _, _, index in batches)
+        for images, labels, _ in batches:
+            assert torch.equal((images[:, 0, 0, 0] * 255 / 20).round().long(), labels)
+        return [round(float(x[1, 0, 0]) * 255 / 3) for images, *_ in batches for x in images]
+
+    first = numbers(1)
+    assert sorted(first) == list(range(64))
+    assert numbers(1) == first
+    assert numbers(2) != first
+    test = list(create_dataset(data(shards, **options), "test", batch_size=8))
+    assert [label for _, label, _ in test] == list(range(8))
+
+
+def test_parts_of_a_stream_are_refused(shards: Path) -> None:
+    with pytest.raises(DataError, match="read as a stream: train_samples, test_samples, held_out and labelled need"):
+        create_dataset(data(shards, name="wds/", train_samples=3), "train")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves closing to the collector
+def test_hugging_face_data_sets(tmp_path: Path) -> None:
+    """A folder of images as the hub would give it, through timm's reader, offline."""
+    for split, count in (("train", 6), ("test", 4)):
+        for i in range(count):
+            folder = tmp_path / "set" / split / ("cat", "dog")[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (100 * (i % 2), 9 * i, 0)).save(folder / f"{i}.png")
+    options: dict[str, Any] = {"name": f"hfds/{tmp_path / 'set'}", "num_classes": 2, "test_split": "test"}
+    options |= {"input_size": (3, 32, 32), "mean": PLAIN_RGB[0], "std": PLAIN_RGB[1], "augmentation": "none"}
+    train, test = (create_dataset(data(tmp_path / "cache", **options), split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (6, 4)
+    assert all(round(float(x[0, 0, 0]) * 255) == 100 * y for x, y, _ in [*train, *test])
+
+
+def test_a_share_of_the_shorter_side_is_looked_at() -> None:
+    """A frame of one eighth on each side is cut away by crop_pct 0.75."""
+    pixels = torch.full((3, 128, 128), 255, dtype=torch.uint8)
+    pixels[:, 16:112, 16:112] = 0
+    assert eval_transform((3, 32, 32), *PLAIN_RGB)(pixels).max() == 1
+    assert eval_transform((3, 32, 32), *PLAIN_RGB, crop_pct=0.72)(pixels).max() == 0
+
+
+def test_strong_augmentation_works_on_colours() -> None:
+    rgb = {"input_size": (3, 32, 32), "mean": PLAIN_RGB[0], "std": PLAIN_RGB[1]}
+    transform = train_transform(data(Path(), augmentation="strong", **rgb))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    assert len({hash(transform(picture).numpy().tobytes()) for _ in range(8)}) == 8
+    with pytest.raises(ValueError, match='"strong" works on colours'):
+        data(Path(), augmentation="strong")

@@ -319,3 +319,17 @@ def test_a_sharded_student_ends_like_a_whole_one(
     checkpoint = sharded.load_checkpoint()
     assert checkpoint is not None
     assert any(name.endswith("exp_avg_sq") for name in checkpoint.tensors)
+
+
+@pytest.mark.long
+def test_compiled_kernels_train_alike(tmp_path: Path, recipe: RecipeOf, distilled: Any) -> None:
+    """Inductor's own kernels, which take a minute or two to build."""
+    teacher = {k: v for k, v in distilled["teacher"].items() if k != "schedule"}
+    options = {"teacher": teacher, "method": {"name": "sfkd"}, "schedule": {"epochs": 1}}
+    vit = {"name": "vit_tiny_patch16_224"}
+    vit["kwargs"] = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    for student in (CONVNEXT, vit):
+        name = student["name"]
+        plain = quietly(recipe(tmp_path / name, student=student, **options))
+        compiled = quietly(recipe(tmp_path / f"{name}-compiled", student=student, engine={"compile": True}, **options))
+        assert compiled.metrics()[-1]["loss"] == pytest.approx(plain.metrics()[-1]["loss"], rel=1e-3)

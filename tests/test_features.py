@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sfkd.features
 from sfkd import Backbone, WeightsError, tokens_to_map
-from sfkd.features import captured
+from sfkd.features import Normalization, captured
 
 FAMILIES = {
     "resnet18": {},
@@ -367,3 +367,36 @@ def test_missing_weights_fail_at_once_without_a_network(
 def test_a_model_that_has_no_weights_says_so() -> None:
     with pytest.raises(WeightsError, match="No pretrained weights exist for densenet264d"):
         Backbone("densenet264d", pretrained=True)
+
+
+# -- normalisation -----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_brought_to_the_normalisation_of_the_weights(tiny: Callable[..., Backbone]) -> None:
+    """One photograph, normalised for another model: logits and maps are those of the native normalisation."""
+    pixels = torch.rand(2, 1, 32, 32)
+    given, own = Normalization((0.5,), (0.25,)), Normalization((0.3,), (0.4,))
+    images, native = ((pixels - n.mean[0]) / n.std[0] for n in (given, own))
+    model = tiny("convnext").eval()
+    plain = model(native)
+    model.expect(given, own)
+    assert (model.normalization, model.own_normalization) == (given, own)
+    adapted = model(images)
+    torch.testing.assert_close(adapted.logits, plain.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapted.features["stages.3"], plain.features["stages.3"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.predict(images), plain.logits, rtol=1e-4, atol=1e-4)
+    assert not any("_scale" in name for name in model.state_dict())
+
+
+def test_equal_normalisations_cost_nothing(tiny: Callable[..., Backbone], images: Tensor) -> None:
+    model = tiny("vit")
+    model.expect(Normalization((0.2,), (0.3,)), Normalization((0.2,), (0.3,)))
+    assert model.prepared(images) is images
+
+
+def test_timm_says_what_pretrained_weights_expect() -> None:
+    model = Backbone("resnet18", num_classes=2)
+    assert model.normalization == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    model.expect(Normalization((0.5,) * 3, (0.5,) * 3))
+    assert model.own_normalization == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert Backbone("resnet18", in_chans=1).normalization is None

@@ -17,7 +17,7 @@ from helpers import CONVNEXT, assert_same_weights, quietly, weights
 from torch import Tensor
 
 import sfkd.train
-from sfkd import Distiller
+from sfkd import Distiller, load_run
 from sfkd.config import Recipe
 from sfkd.runs import RunError, RunFolder
 from sfkd.train import TrainingDiverged, train
@@ -366,3 +366,44 @@ def test_mistakes_show_before_the_teacher_is_trained(
     with pytest.raises(ValueError, match=message):
         quietly(recipe(tmp_path / "run", **distilled | changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_with_its_own_normalisation_sees_what_it_was_trained_with(
+    tmp_path: Path, recipe: RecipeOf, finished_run: RunFolder
+) -> None:
+    """The teacher of a run normalised with (0.4, 0.3) beside a student whose data have other numbers."""
+    teacher = {"run": str(finished_run.path / "teacher")}
+    said: list[str] = []
+    described = recipe(
+        tmp_path / "run",
+        student=CONVNEXT,
+        teacher=teacher,
+        method={"name": "kd"},
+        data={"mean": [0.1], "std": [0.9]},
+        schedule={"epochs": 1},
+    )
+    folder = train(described, progress=False, say=said.append)
+    trained = finished_run.nested("teacher")
+    assert trained is not None
+    assert f"teacher top-1 {trained.metrics()[-1]['top1']:.2f} %" in "\n".join(said)
+    run = load_run(folder)
+    assert run.teacher is not None
+    assert run.teacher.own_normalization == ((0.4,), (0.3,))
+    assert run.student.own_normalization == run.teacher.normalization == ((0.1,), (0.9,))
+
+
+def test_the_learning_rate_falls_in_steps(tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    schedule = {"epochs": 6, "warmup_epochs": 1, "warmup_lr": 1e-6, "lr": 1e-2, "decay": "step", "decay_epochs": 2}
+    quietly(recipe(tmp_path / "run", student=CONVNEXT, schedule=schedule))
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[4:12] == pytest.approx([1e-2] * 8)
+    assert rates[12:20] == pytest.approx([1e-3] * 8)
+    assert rates[20:] == pytest.approx([1e-4] * 4)
