@@ -17,8 +17,36 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs-root", type=Path, default=Path("runs"), help="folder whose runs the page offers")
     parser.add_argument("--device", default="cpu", help="where features are computed: cpu, cuda, mps")
     parser.add_argument("--share", action="store_true", help="also ask Gradio for a public address (off unless given)")
+    parser.add_argument(
+        "--auth",
+        type=Path,
+        help="file of user:password lines; needed with --share and for a --host beyond this machine",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args(arguments)
+
+
+def users(args: argparse.Namespace) -> list[tuple[str, str]] | None:
+    """Who may enter; None: whoever reaches this machine's own address.
+
+    Raises:
+        ValueError: a public address without a password, or a file that holds none.
+    """
+    if args.auth is None:
+        if args.share or args.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError(
+                "others could reach this page, start trainings and read every run under the runs folder: "
+                "name a file of user:password lines with --auth FILE."
+            )
+        return None
+    try:
+        lines = [line.strip() for line in args.auth.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--auth {args.auth} cannot be read: {error}") from error
+    pairs = [tuple(line.split(":", 1)) for line in lines]
+    if not pairs or not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise ValueError(f"--auth expects lines of user:password, {args.auth} has others or none.")
+    return pairs  # type: ignore[return-value]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,30 +54,29 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from callbacks import Microscope
     from messages import UserError
+    from microscope import Microscope
+    from runs_root import RunsRoot
 
     try:
-        microscope = Microscope(run=args.run, runs_root=args.runs_root, device=args.device)
-    except UserError as error:
+        allowed = users(args)
+        microscope = Microscope(RunsRoot(args.runs_root, args.run), args.device)
+    except (UserError, ValueError) as error:
         print(f"sfkd app: {error}", file=sys.stderr)
         return 2
-    from ui import LAUNCH_OPTIONS, build
+    from serving import serve
 
-    page = build(microscope).queue(api_open=False)
     try:
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=args.share,
-            inbrowser=not args.no_browser,
-            prevent_thread_lock=True,
-            **LAUNCH_OPTIONS,
-        )
+        page = serve(microscope, host=args.host, port=args.port, share=args.share, users=allowed)
     except OSError as error:
         print(f"sfkd app: {args.host}:{args.port or 'any port'} cannot be opened: {error}", file=sys.stderr)
         return 2
-    print(f"SFKD microscope: {page.share_url or page.local_url}  (stop with Ctrl+C)", flush=True)
+    address = page.share_url or page.local_url
+    print(f"SFKD microscope: {address}  (stop with Ctrl+C)", flush=True)
+    if not args.no_browser:
+        import webbrowser
+
+        webbrowser.open(address)
     page.block_thread()
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,11 @@ def readable(function: Callable[..., T]) -> Callable[..., T]:
             return function(*args, **kwargs)
         except UserError:
             raise
-        except (ValueError, TypeError, OSError) as error:
+        except OSError as error:
+            # of a file of this machine the page says the name, not where it lies
+            said = f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
+            raise UserError(said) from error
+        except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
         except Exception as error:
             log.exception("unexpected error in %s", function.__name__)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import io
+import secrets
+from pathlib import Path
+from typing import NamedTuple
 
 from cache import Cache
 from messages import UserError, readable
@@ -10,34 +14,50 @@ from PIL import Image
 
 from sfkd.loading import load_pictures
 
-ALL_SAMPLES = "all"
 MAX_PIXELS = 50_000_000
+UPLOAD_SIDE = 1024
+_UPLOAD_BYTES = 128 * 2**20
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+_SAMPLES = 20
+_THUMBNAIL = (56, 56)
+_OWN = "your picture"
+
+
+class Thumbnail(NamedTuple):
+    """A picture as the strip shows it: its source, what it is, and a data URI."""
+
+    source: str
+    label: str
+    uri: str
 
 
 class Pictures:
-    """Pictures by source: "test:3", "photo:cat", "upload:…" or "all"; the latest 64 uploads are kept."""
+    """Pictures by source: "test:3", "photo:cat", "mean:24" (the first 24 samples) or "upload:…".
+
+    An upload's source is drawn at random, so that nobody but who uploaded it can name it; the latest are kept, at most
+    128 MiB of pixels.
+    """
 
     def __init__(self) -> None:
-        self._uploads: Cache[Image.Image] = Cache(64)
+        self._uploads: Cache[Image.Image] = Cache(_UPLOAD_BYTES, lambda image: 3 * image.width * image.height)
 
     @readable
-    def gallery(self, count: int = 20) -> list[tuple[str, Image.Image, str]]:
-        """Images offered at first sight: source, picture, caption."""
+    def strip(self) -> list[Thumbnail]:
+        """Pictures offered at first sight."""
         pictures = load_pictures()
-        photographs = [(f"photo:{name}", image, name) for name, image in pictures.photographs.items()]
         tests = [
-            (f"test:{i}", image, pictures.classes[pictures.labels[i]])
-            for i, image in enumerate(pictures.images[:count])
+            _thumbnail(f"test:{i}", pictures.classes[pictures.labels[i]], image)
+            for i, image in enumerate(pictures.images[:_SAMPLES])
         ]
-        return tests + photographs
+        return tests + [_thumbnail(f"photo:{name}", name, image) for name, image in pictures.photographs.items()]
 
     @readable
-    def upload(self, path: str | None) -> str:
-        """Keep an uploaded picture; returns its source."""
+    def upload(self, path: str | None) -> Thumbnail:
+        """Keep an uploaded picture and remove its file."""
         if path is None:
             raise UserError("No file came: choose a PNG, JPEG, GIF, BMP or WebP picture.")
         try:
-            with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width}×{image.height}"
                     raise UserError(f"The picture has {size} pixels; at most {MAX_PIXELS // 10**6} million are read.")
@@ -48,17 +68,20 @@ class Pictures:
             raise UserError(
                 "This file cannot be read as a picture: choose a PNG, JPEG, GIF, BMP or WebP file."
             ) from error
-        picture.thumbnail((1024, 1024))
-        source = f"upload:{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}"
+        finally:
+            Path(path).unlink(missing_ok=True)  # Gradio would hand it to whoever names it
+        picture.thumbnail((UPLOAD_SIDE, UPLOAD_SIDE))
+        source = f"upload:{secrets.token_urlsafe(16)}"
         self._uploads.put(source, picture)
-        return source
+        return _thumbnail(source, _OWN, picture)
 
     def of(self, source: str) -> list[Image.Image]:
         """The picture or pictures of a source."""
         kind, _, name = source.partition(":")
         pictures = load_pictures()
-        if source == ALL_SAMPLES:
-            return pictures.images
+        number = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else -1
+        if kind == "mean" and 1 <= number <= len(pictures.images):
+            return pictures.images[:number]
         if kind == "upload":
             found = self._uploads.get(source)
             if found is None:
@@ -66,6 +89,29 @@ class Pictures:
             return [found]
         if kind == "photo" and name in pictures.photographs:
             return [pictures.photographs[name]]
-        if kind == "test" and name.isdigit() and int(name) < len(pictures.images):
-            return [pictures.images[int(name)]]
-        raise UserError("That image is not among the samples: choose one from the strip.")
+        if kind == "test" and 0 <= number < len(pictures.images):
+            return [pictures.images[number]]
+        raise UserError(f"There is no image {source!r} here: choose one from the strip.")
+
+    def own(self, source: str) -> Thumbnail | None:
+        """An upload that is still kept, as the strip shows it; None for any other source."""
+        found = self._uploads.get(source)
+        return None if found is None else _thumbnail(source, _OWN, found)
+
+    def describe(self, source: str) -> str:
+        """A source in words."""
+        kind, _, name = source.partition(":")
+        pictures = load_pictures()
+        if kind == "test":
+            return f"test image {name}, label “{pictures.classes[pictures.labels[int(name)]]}”"
+        if kind == "mean":
+            return f"mean over {name} sample image{'s' * (name != '1')}"
+        return f"photograph “{name}”" if kind == "photo" else _OWN
+
+
+def _thumbnail(source: str, label: str, picture: Image.Image) -> Thumbnail:
+    small = picture.copy()
+    small.thumbnail(_THUMBNAIL)
+    file, form = io.BytesIO(), "PNG" if small.mode == "L" else "JPEG"
+    small.save(file, form, **({"quality": 80} if form == "JPEG" else {"optimize": True}))
+    return Thumbnail(source, label, f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}")

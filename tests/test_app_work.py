@@ -1,0 +1,131 @@
+"""The cache that visitors share, and their computations."""
+
+import threading
+
+import pytest
+from cache import Cache
+from messages import UserError
+from work import Desk, Stopped, Work
+
+
+def test_the_cache_is_bounded_and_keeps_the_latest():
+    cache = Cache(2)
+    for key in "abc":
+        cache.put(key, key)
+    assert (cache.get("a"), cache.get("b"), cache.get("c")) == (None, "b", "c")
+    cache.get("b")
+    cache.put("d", "d")
+    assert cache.get("c") is None
+
+
+def test_the_cache_counts_what_it_is_told_to():
+    cache = Cache(10, len)
+    cache.put("a", "12345")
+    cache.put("a", "123")
+    cache.put("b", "1234567")
+    assert cache.get("a") == "123"
+    cache.put("c", "12")
+    assert (cache.get("a"), cache.get("b")) == ("123", None)
+    assert cache.put("d", "x" * 11) == "x" * 11
+    assert cache.get("d") is None
+
+
+def test_a_value_is_made_once_however_many_ask():
+    cache, made, go = Cache(4), [], threading.Event()
+
+    def make():
+        go.wait(30)
+        made.append(1)
+        return "value"
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(cache.get_or("key", make))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert (made, found) == ([1], ["value"] * 8)
+
+
+def test_who_waits_for_one_that_fails_makes_it_anew():
+    cache = Cache(4)
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or("key", lambda: 1 // 0)
+    assert cache.get_or("key", lambda: 1) == 1
+
+
+def test_the_wait_for_another_can_be_given_up():
+    cache, begun, go = Cache(4), threading.Event(), threading.Event()
+
+    def make():
+        begun.set()
+        go.wait(30)
+        return "value"
+
+    maker = threading.Thread(target=lambda: cache.get_or("key", make))
+    maker.start()
+    begun.wait(30)
+    work = Work()
+    work.stop()
+    with pytest.raises(Stopped):
+        cache.get_or("key", make, work.go_on)
+    go.set()
+    maker.join(30)
+    assert cache.get("key") == "value"
+
+
+def test_a_visitor_has_one_computation_and_nobody_else_s():
+    desk, begun, go = Desk(), threading.Event(), threading.Event()
+
+    def long(work):
+        work.at("Counting", 0.5)
+        begun.set()
+        go.wait(30)
+        work.at("Counting", 0.9)
+        return "first"
+
+    first = desk.begin("ada", long)
+    begun.wait(30)
+    assert (first.work.words, first.work.share, first.done(0)) == ("Counting", 0.5, False)
+    assert desk.task("ada", first.ticket) is first
+    assert desk.task("bob", first.ticket) is None
+    second = desk.begin("ada", lambda _: "second")
+    go.set()
+    with pytest.raises(Stopped):
+        first.result()
+    assert second.result() == "second"
+    assert desk.task("ada", first.ticket) is None
+
+
+def test_leaving_stops():
+    desk, begun, go = Desk(), threading.Event(), threading.Event()
+
+    def long(work):
+        begun.set()
+        go.wait(30)
+        work.at("on")
+
+    task = desk.begin("ada", long)
+    begun.wait(30)
+    desk.leave("ada")
+    go.set()
+    with pytest.raises(Stopped):
+        task.result()
+
+
+def test_the_wait_for_a_turn_can_be_stopped():
+    lock, work = threading.Lock(), Work()
+    with lock:
+        work.stop()
+        with pytest.raises(Stopped), work.turn(lock):
+            pass
+    other = Work()
+    with other.turn(lock):
+        assert lock.locked()
+    assert not lock.locked()
+
+
+def test_a_mistake_of_ours_is_told_in_words():
+    with pytest.raises(UserError, match="the terminal that runs the app"):
+        Desk().begin("ada", lambda _: {}["missing"]).result()
