@@ -116,7 +116,7 @@ class DS2S(nn.Module):
         for detail, matrix in zip(bands.details, self.mixing, strict=True):
             stacked = torch.stack(detail, dim=2)  # [B, C, 3, h, w]
             mixed.append(stacked + torch.einsum("coi,bcihw->bcohw", matrix, stacked))
-        pooled = [a.mean((-2, -1)), _rms(a, (-2, -1)), *(_rms(d, (-3, -2, -1)) for d in mixed)]
+        pooled = [a.mean((-2, -1)), _rms(a), *(_rms(d.flatten(2, 3)) for d in mixed)]
         gates = 1 + torch.tanh(self.excite(nn.functional.gelu(self.squeeze(torch.cat(pooled, dim=1)))))
         low_gate, *high_gates = gates.chunk(1 + self.levels, dim=1)
         details = [
@@ -156,8 +156,8 @@ class LightStages(nn.Module):
         details = [torch.cat(detail, dim=1) for detail in bands.details]  # [B, 3·C, h, w]
         details[:1] = [detail + _depthwise(detail, high[0]) for detail in details[:1]]
         within = _unstacked(bands, a, details)
-        pooled = [a.mean((-2, -1)), _rms(a, (-2, -1))]
-        pooled += [_rms(detail.unflatten(1, (3, -1)), (1, -2, -1)) for detail in details[:1]]
+        pooled = [a.mean((-2, -1)), _rms(a)]
+        pooled += [_root(_power(detail).unflatten(1, (3, -1)).mean(1)) for detail in details[:1]]
         with float32_island(a):
             excited = self.excite(nn.functional.gelu(self.squeeze(torch.cat(pooled, dim=1))))
             gate, residual = 1 + torch.tanh(excited[:, : self.channels]), excited[:, self.channels :]
@@ -184,5 +184,15 @@ def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
     return nn.functional.conv2d(x, kernels, padding=1, groups=len(kernels))
 
 
-def _rms(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return (x.square().mean(dims) + 1e-12).sqrt()  # the constant keeps the gradient finite on a zero map
+def _rms(x: Tensor) -> Tensor:
+    """Of each channel of maps `[B, C, h, w]`: `[B, C]`."""
+    return _root(_power(x))
+
+
+def _power(x: Tensor) -> Tensor:
+    """Mean square of each channel."""
+    return torch.linalg.vector_norm(x.flatten(2), dim=2).square() / (x.shape[-2] * x.shape[-1])
+
+
+def _root(power: Tensor) -> Tensor:
+    return (power + 1e-12).sqrt()  # the constant keeps the gradient finite on a zero map

@@ -1,7 +1,8 @@
 """Multi-level two-dimensional wavelet transform of feature maps.
 
-Wavelets are PyWavelets' definitions, the transform is ptwt's; this module adds what feature maps need: exact cropping
-of odd grids, a clamp on the number of levels, and a float32 island under autocast.
+Wavelets are PyWavelets' definitions, the transform is ptwt's, but for Haar, the default, which is ours: sums and
+differences, many times faster. This module adds what feature maps need: exact cropping of odd grids, a clamp on the number
+of levels, and a float32 island under autocast.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import ptwt
 import pywt
@@ -20,7 +21,7 @@ from torch import Tensor
 from sfkd._checks import as_real_maps, one_of, unknown
 
 Mode = Literal["symmetric", "reflect", "periodic", "zero", "constant"]
-ORIENTATIONS = ("horizontal", "vertical", "diagonal")
+_HAAR = ("haar", "db1")
 
 
 class Detail(NamedTuple):
@@ -148,7 +149,10 @@ def decompose(x: Tensor, wavelet: str = "haar", levels: int = 2, mode: Mode = "s
     if levels == 0:
         return SubBands(x, (), wavelet, mode, shape)
     with float32_island(x):
-        approximation, *details = ptwt.wavedec2(x, _wavelet(wavelet), mode=mode, level=levels)
+        if wavelet in _HAAR:
+            approximation, details = _haar_levels(x, levels, mode)
+        else:
+            approximation, *details = ptwt.wavedec2(x, _wavelet(wavelet), mode=mode, level=levels)
     return SubBands(approximation, tuple(Detail(*d) for d in details), wavelet, mode, shape)
 
 
@@ -165,9 +169,75 @@ def reconstruct(bands: SubBands) -> Tensor:
         return bands.approximation
     height, width = bands.shape
     with float32_island(bands.approximation):
-        details = (ptwt.WaveletDetailTuple2d(*detail) for detail in bands.details)
-        x = ptwt.waverec2((bands.approximation, *details), _wavelet(bands.wavelet))
+        if bands.wavelet in _HAAR:
+            x = bands.approximation
+            for detail in bands.details:
+                rows, columns = detail.horizontal.shape[-2:]
+                x = _HaarSynthesis.apply(x[..., :rows, :columns], *detail)
+        else:
+            details = (ptwt.WaveletDetailTuple2d(*detail) for detail in bands.details)
+            x = ptwt.waverec2((bands.approximation, *details), _wavelet(bands.wavelet))
     return x[..., :height, :width]
+
+
+class _HaarAnalysis(torch.autograd.Function):
+    """One level of the orthonormal Haar transform of `[..., H, W]` with even sides: A, H, V, D.
+
+    Two passes of sums and differences, rows first. The gradient is the inverse transform; left to autograd it would fill
+    eight tensors of zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        above, below = x[..., 0::2, :], x[..., 1::2, :]
+        total, difference = above + below, above - below
+        (a, b), (c, d) = ((y[..., 0::2], y[..., 1::2]) for y in (total, difference))
+        return (a + b).mul_(0.5), (c + d).mul_(0.5), (a - b).mul_(0.5), (c - d).mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        return _HaarSynthesis.apply(*gradients)
+
+
+class _HaarSynthesis(torch.autograd.Function):
+    """The inverse of `_HaarAnalysis`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, h: Tensor, v: Tensor, d: Tensor) -> Tensor:
+        rows, columns = a.shape[-2:]
+        x = a.new_empty(*a.shape[:-2], 2 * rows, 2 * columns)
+        for row, left, right in ((0, a + h, v + d), (1, a - h, v - d)):
+            torch.add(left, right, out=x[..., row::2, 0::2])
+            torch.sub(left, right, out=x[..., row::2, 1::2])
+        return x.mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return _HaarAnalysis.apply(gradient)
+
+
+def _haar_levels(x: Tensor, levels: int, mode: Mode) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    """The approximation, and details coarsest first; odd sides are padded by one at each level, as PyWavelets does."""
+    details: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(levels):
+        x, h, v, d = _HaarAnalysis.apply(_evened(x, mode))
+        details.insert(0, (h, v, d))
+    return x, details
+
+
+def _evened(x: Tensor, mode: Mode) -> Tensor:
+    """`x` with one row or column more where a side is odd."""
+    for dim in (-2, -1):
+        side = x.shape[dim]
+        if side % 2 == 0:
+            continue
+        if mode == "zero":
+            added = torch.zeros_like(x.narrow(dim, 0, 1))
+        else:
+            source = {"symmetric": side - 1, "constant": side - 1, "reflect": max(side - 2, 0), "periodic": 0}[mode]
+            added = x.narrow(dim, source, 1)
+        x = torch.cat([x, added], dim)
+    return x
 
 
 def float32_island(x: Tensor) -> AbstractContextManager[object]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sfkd._checks import as_real_maps, one_of, same_shape
@@ -17,6 +19,7 @@ from sfkd.losses._inputs import full, none_of
 from sfkd.wavelet import SubBands, float32_island
 
 Spectrum = Literal["complex", "amplitude", "log"]
+Kernels = tuple[tuple[Tensor, Tensor], ...]
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -63,9 +66,7 @@ def band_loss(
         same_shape(s, t, f"band_loss ({name})")
         weight = weights.get(name, weights.get(name[0], 0.0))
         if weight:
-            error = (s - t).square().flatten(1).mean(1)
-            energy = t.square().flatten(1).mean(1)
-            total = total + weight * (error / (energy + eps)).mean()
+            total = total + weight * (mean_square(s - t) / (mean_square(t) + eps)).mean()
     return total
 
 
@@ -173,14 +174,14 @@ def gaussian_frequency_loss(
     student, teacher = (as_real_maps(x, "gaussian_frequency_loss") for x in (student, teacher))
     height, width = int(student.shape[-2]), int(student.shape[-1])
     key = tuple(sigma) if isinstance(sigma, (tuple, list)) else sigma
-    weights = _spectral_weights((height, width), key, mask, student.device, student.dtype)
     with float32_island(student):
         if spectrum == "complex":
-            difference = torch.fft.rfft2(student - teacher, norm="ortho")
-            squared = difference.real.square() + difference.imag.square()
-        else:
-            s, t = (_amplitude(torch.fft.rfft2(x, norm="ortho")) for x in (student, teacher))
-            squared = (s - t).square() if spectrum == "amplitude" else (torch.log1p(s) - torch.log1p(t)).square()
+            kernels = _kernels((height, width), key, mask, student.device, student.dtype)
+            difference = student - teacher
+            return _FilteredEnergy.apply(difference, kernels) * (height * width / difference.numel())
+        weights = _spectral_weights((height, width), key, mask, student.device, student.dtype)
+        s, t = (_amplitude(torch.fft.rfft2(x, norm="ortho")) for x in (student, teacher))
+        squared = (s - t).square() if spectrum == "amplitude" else (torch.log1p(s) - torch.log1p(t)).square()
         return (squared * weights).sum((-2, -1)).mean()
 
 
@@ -203,6 +204,11 @@ class GaussianFrequencyLoss(nn.Module):
         return f"sigma={self.sigma}, mask={self.mask!r}, spectrum={self.spectrum!r}"
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of the squares of each sample of `[B, …]`: `[B]`. One pass forward and one backward."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).square() / max(1, x[0].numel())
+
+
 def _same_tree(student: SubBands, teacher: SubBands, caller: str) -> None:
     if student.levels != teacher.levels or student.wavelet != teacher.wavelet:
         raise ValueError(
@@ -214,6 +220,68 @@ def _same_tree(student: SubBands, teacher: SubBands, caller: str) -> None:
 def _amplitude(coefficients: Tensor) -> Tensor:
     power = coefficients.real.square() + coefficients.imag.square()
     return (power + torch.finfo(power.dtype).tiny).sqrt()  # keeps the gradient finite at zero
+
+
+class _FilteredEnergy(torch.autograd.Function):
+    """Σ_f G(f)² |X̂(f)|² / Σ_f G(f)² of maps `[..., H, W]`, summed over all of them, without a Fourier transform.
+
+    G² is a sum of Gaussians, and a Gaussian is a product of one in each axis, so the filter is a few products with circulant
+    matrices: y = Σ_k P_k x Q_k. Then the energy is ⟨x, y⟩ and its gradient 2y: what the forward pass computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernels: Kernels) -> Tensor:
+        filtered = sum((rows @ (x @ columns) for rows, columns in kernels[1:]), kernels[0][0] @ (x @ kernels[0][1]))
+        ctx.save_for_backward(filtered)
+        return torch.dot(x.reshape(-1), filtered.reshape(-1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (filtered,) = ctx.saved_tensors
+        return filtered * (2 * gradient), None
+
+
+@lru_cache(maxsize=128)
+def _kernels(
+    shape: tuple[int, int],
+    sigma: float | tuple[float, float],
+    mask: MaskKind,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Kernels:
+    """Circulant matrices (P_k, Q_k) of the terms of G² / Σ G²; the coefficient of a term is in its P."""
+    with torch.inference_mode(False):
+        gaussian_mask(shape, sigma, mask)  # refuses what is no sigma
+        first, last = (sigma[0], sigma[-1]) if isinstance(sigma, tuple) else (sigma, sigma)
+        # exp(−f² (1/2a² + 1/2b²)) is the product of the Gaussians of widths a and b
+        terms: dict[MaskKind, list[tuple[float, float, float]]] = {
+            "low": [(1.0, last, last)],
+            "high": [(1.0, math.inf, math.inf), (-2.0, last, math.inf), (1.0, last, last)],
+            "band": [(1.0, last, last), (-2.0, first, last), (1.0, first, first)],
+        }
+        spectra = [(c, _product(shape[0], a, b), _product(shape[1], a, b)) for c, a, b in terms[mask]]
+        # on the CPU, so that the check of the sum does not wait for a device
+        total = sum(c * float(rows.sum() * columns.sum()) for c, rows, columns in spectra)
+        if not total > 0:
+            raise ValueError(f"a {mask!r} mask with sigma {sigma} keeps nothing of a {shape[0]}×{shape[1]} grid.")
+        return tuple(
+            ((_circulant(rows) * (c / total)).to(device, dtype), _circulant(columns).to(device, dtype))
+            for c, rows, columns in spectra
+        )
+
+
+def _product(side: int, a: float, b: float) -> Tensor:
+    """Product of two Gaussians along one axis, at its discrete frequencies, float64."""
+    frequencies = torch.fft.fftfreq(side, dtype=torch.float64)
+    return torch.exp(-frequencies.square() * (0.5 / a**2 + 0.5 / b**2))
+
+
+def _circulant(spectrum: Tensor) -> Tensor:
+    """The symmetric matrix that multiplies a signal's discrete spectrum by `spectrum`, which is even."""
+    kernel = torch.fft.ifft(spectrum).real
+    index = torch.arange(len(spectrum))
+    return kernel[(index[:, None] - index[None, :]) % len(spectrum)]
 
 
 @lru_cache(maxsize=128)
