@@ -292,13 +292,14 @@ def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: A
         kwargs["num_classes"] = num_classes
     if not name.startswith("hf-hub:") and not timm.is_model(name.partition(".")[0]):
         raise ValueError(unknown("timm model", name, timm.list_models()))
+    asks_hub = pretrained or name.startswith("hf-hub:")
     try:
-        with _hub_offline_without_network():
+        with _hub_offline_without_network() if asks_hub else contextlib.nullcontext():
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except (TypeError, AssertionError, KeyError) as error:
         raise ValueError(f"timm could not build {name!r} with {kwargs}: {error}") from error
     except (OSError, RuntimeError) as error:  # huggingface_hub and httpx raise many kinds, all under these two
-        if not pretrained and not name.startswith("hf-hub:"):
+        if not asks_hub:
             raise ValueError(f"timm could not build {name!r} with {kwargs}: {error}") from error
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
