@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from sfkd.features import Backbone
-from sfkd.fourier import power_spectrum
-from sfkd.wavelet import Mode, decompose
-from sfkd_viz.measures.blocks import BLOCK, HSICStream, check_finite
+from sfkd.wavelet import Mode
+from sfkd_viz.measures.blocks import BLOCK, HSICStream
 from sfkd_viz.measures.cka import CKA, cka_of
+from sfkd_viz.measures.inputs import check_finite
 from sfkd_viz.measures.spectrum import Spectrum
 from sfkd_viz.measures.subbands import BandEnergy
+from sfkd_viz.measures.sums import LayerSums
 
 # images a forward: fixed, so that the loader's batch size cannot change a rounding
 FORWARD = 64
@@ -41,6 +42,7 @@ class Walk:
         self.images = 0
         self.kept: tuple[Tensor, Tensor] | None = None
         self._blocks = 0
+        self._sums: dict[tuple[str, str], LayerSums] = {}  # of the block under way
         self._power: dict[tuple[str, str], np.ndarray] = {}  # (role, layer) → sum over images
         self._energy: dict[tuple[str, str], np.ndarray] = {}
         self._bands: dict[tuple[str, str], list[str]] = {}
@@ -102,14 +104,24 @@ class Walk:
 
     @torch.no_grad()
     def _measure(self, images: Tensor) -> None:
-        parts = []
+        self._sums = {}
+        aligned = bool(self.wanted & _ALIGNED)
         for some in images.split(FORWARD):
             features = self._features(some)
-            parts.append({(role, layer): self._sums(x) for role, maps in features.items() for layer, x in maps.items()})
-            if self.wanted & _ALIGNED:
-                self.stream.update(features)
+            named = {(role, layer): x for role, maps in features.items() for layer, x in maps.items()}
+            self._sums = self._sums or {key: self._empty(x) for key, x in named.items()}
+            if aligned:
+                self.stream.update(features, self._seen)
+            for key, x in named.items():
+                self._sums[key].add_power(x)
+                if not (aligned and self.stream.compares_own_grid(key)):
+                    self._sums[key].add_energy(x)
         self.stream.flush()
-        self._add(parts)
+        self._count(self._sums)
+
+    def _seen(self, key: tuple[str, str], bands: dict[str, Tensor]) -> None:
+        """The bands of a layer that meets another on its own grid: they need not be computed again for their energies."""
+        self._sums[key].add_bands(bands)
 
     def _features(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         features = {}
@@ -117,40 +129,29 @@ class Walk:
             like = next((p for p in model.parameters() if p.is_floating_point()), images)
             maps = model(images.to(like.device, like.dtype)).features
             for layer, x in maps.items():
-                check_finite(role, layer, x)
+                if not self.wanted & _ALIGNED:  # else the stream looks
+                    check_finite(role, layer, x)
                 self._channels[role, layer] = x.shape[1]
-            features[role] = {layer: x.float() for layer, x in maps.items()}
+            features[role] = {layer: x.float().contiguous() for layer, x in maps.items()}
         return features
 
-    def _sums(self, x: Tensor) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Power and band energies summed over images; each image in float32, their sum in float64."""
-        power, energy, bands = np.zeros(x.shape[-2:]), np.zeros(0), []
-        if "spectrum" in self.wanted:
-            power = power_spectrum(x).mean(1).cpu().double().sum(0).numpy()
-        if "band_energy" in self.wanted:
-            named = dict(decompose(x, **self.decomposing).items())
-            each = torch.stack([band.square().sum((-2, -1)).mean(1) for band in named.values()], 1)
-            energy, bands = each.cpu().double().sum(0).numpy(), list(named)
-        return power, energy, bands
+    def _empty(self, x: Tensor) -> LayerSums:
+        return LayerSums(x, power="spectrum" in self.wanted, energy="band_energy" in self.wanted, **self.decomposing)
 
-    def _add(self, parts: list[dict[tuple[str, str], tuple[np.ndarray, np.ndarray, list[str]]]]) -> None:
-        for part in parts:
-            for key, (power, energy, bands) in part.items():
-                if "spectrum" in self.wanted:
-                    self._power[key] = self._power.get(key, 0.0) + power
-                if "band_energy" in self.wanted:
-                    self._energy[key], self._bands[key] = self._energy.get(key, 0.0) + energy, bands
+    def _count(self, sums: dict[tuple[str, str], LayerSums]) -> None:
+        for key, found in sums.items():
+            power, energy = found.power, found.energy
+            if power is not None:
+                self._power[key] = self._power.get(key, 0.0) + power
+            if energy:
+                self._energy[key] = self._energy.get(key, 0.0) + np.array(list(energy.values()))
+                self._bands[key] = list(energy)
 
     @torch.no_grad()
     def _look(self, image: Tensor) -> None:
         features = self._features(image)
         self.stream.look(features)
-        part = {}
-        for role, maps in features.items():
-            for layer, x in maps.items():
-                power, energy, bands = self._sums(x)
-                part[role, layer] = (np.zeros_like(power), np.zeros_like(energy), bands)
-        self._add([part])
+        self._count({(role, layer): self._empty(x) for role, maps in features.items() for layer, x in maps.items()})
 
     def _keep(self, images: Tensor, targets: Tensor) -> None:
         have = 0 if self.kept is None else len(self.kept[0])

@@ -206,23 +206,23 @@ def test_a_keyboard_interrupt_keeps_what_was_seen(models: dict[str, Backbone]) -
 
 
 def test_memory_does_not_grow_with_the_images(models: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is held between two batches, in numbers of the stream's buffers."""
+    """What is held between two batches: the numbers of one block, in the same memory for the next."""
     from sfkd_viz.measures.blocks import HSICStream
 
     held = []
     update = HSICStream.update
 
-    def watched(self: HSICStream, maps: Any) -> None:
-        update(self, maps)
-        buffers = [buffer for layers in self._held.values() for buffer in layers.values()]
-        held.append(sum(part.numel() for buffer in buffers for part in buffer.parts))
+    def watched(self: HSICStream, *arguments: Any) -> None:
+        update(self, *arguments)
+        rows = [part for one in self._held.values() for part in one.rows.values()]
+        held.append((sum(part.numel() for part in rows), [part.data_ptr() for part in rows]))
 
     monkeypatch.setattr(HSICStream, "update", watched)
-    measure(models, batches(64, 256))
-    first = max(held)
-    held.clear()
     measure(models, batches(64, 1024))
-    assert max(held) == first > 0
+    assert len({size for size, _ in held[3:]}) == 1
+    assert all(places == held[3][1] for _, places in held[3:])
+    # each layer on each grid where it meets another: the teacher's two on both, a student's on its own
+    assert held[-1][0] == 256 * (4 * (64 + 16) * 2 + 2 * (3 * 64 + 3 * 16))
 
 
 def test_bfloat16_models_and_integer_free_inputs(models: dict[str, Backbone], analysis: Analysis) -> None:

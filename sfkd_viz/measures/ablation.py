@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from sfkd._checks import one_of, unknown
 from sfkd.features import Backbone, captured
 from sfkd.wavelet import Mode, decompose, max_levels, reconstruct
-from sfkd_viz.measures.blocks import APPROXIMATION, WHOLE, band_names, check_finite
+from sfkd_viz.measures.blocks import WHOLE, band_names
+from sfkd_viz.measures.inputs import check_finite
+from sfkd_viz.measures.matrices import APPROXIMATION
 from sfkd_viz.measures.proportions import paired, points, wilson
 from sfkd_viz.measures.sites import (
     INPUT,

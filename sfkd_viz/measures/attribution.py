@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sfkd._checks import one_of
 from sfkd.features import Backbone, captured
 from sfkd.wavelet import Mode, decompose, reconstruct
-from sfkd_viz.measures.blocks import check_finite
+from sfkd_viz.measures.inputs import check_finite
 from sfkd_viz.measures.sites import (
     INPUT,
     Site,

@@ -6,25 +6,27 @@ nor the number of workers changes a result, and memory does not grow with the nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfkd.wavelet import Mode, decompose, float32_island, max_levels
+from sfkd.wavelet import Mode, decompose
 from sfkd_viz.measures.crop import fourier_crop
+from sfkd_viz.measures.grams import Grams
+from sfkd_viz.measures.inputs import image_norms
+from sfkd_viz.measures.matrices import APPROXIMATION, Bands, Grid, bands_on, pieces
 
 BLOCK = 256
 SMALLEST = 4  # the unbiased estimator divides by n (n − 3)
-WHOLE, APPROXIMATION = "all", "A"
-# energy below this part of the layer's own is rounding: float32 keeps about 1e-14 of it after a transform
-_ROUNDING = 1e-12
+WHOLE = "all"
 
-Grid = tuple[int, int]
 Features = Mapping[str, Tensor]
+Layer = tuple[str, str]  # model and layer
+Pair = tuple[str, str]
+Seen = Callable[[Layer, dict[str, Tensor]], None]
 
 
 class BlockHSIC(NamedTuple):
@@ -59,47 +61,16 @@ def common_grid(a: Grid, b: Grid) -> Grid:
     return min(a[0], b[0]), min(a[1], b[1])
 
 
-def centred_gram(x: Tensor) -> np.ndarray:
-    """U-centred Gram matrix of `[n, D]`, float64, zero diagonal (Székely and Rizzo, 2014, eq. 2.4).
-
-    Subtracting one vector from all rows changes nothing in it, so features may be centred first. The product is taken in
-    the type of x, whatever autocast says; on CUDA as `torch.set_float32_matmul_precision` says (by default in full).
-    """
-    with float32_island(x):
-        gram = (x @ x.T).cpu().double().numpy()
-    n = len(gram)
-    np.fill_diagonal(gram, 0.0)
-    rows = gram.sum(1) / (n - 2)
-    gram -= rows[:, None] + rows[None, :] - rows.sum() / (n - 1)
-    np.fill_diagonal(gram, 0.0)
-    return gram
-
-
-def check_finite(role: str, layer: str, x: Tensor) -> None:
-    """Refuse NaN and infinite features by the name of their layer."""
-    finite = torch.isfinite(x)
-    if not finite.all():
-        raise ValueError(
-            f"layer {layer!r} of {role} has {int((~finite).sum())} NaN or infinite value(s) of {x.numel()}: only finite "
-            "features can be compared; leave the layer out or mend the model."
-        )
-
-
-@dataclass
-class _Buffer:
-    """Features of one layer in the block that is being filled."""
-
-    parts: list[Tensor] = field(default_factory=list)
-    origin: Tensor | None = None
-    energy: float = 0.0
-
-
 class HSICStream:
     """Unbiased HSIC per block between the layers of pairs of models, from batches in any portions.
 
     HSIC(K, L) = ⟨U(K), U(L)⟩ / (n (n − 3)) with U the U-centred linear Gram matrix: Song et al. 2012, eq. 5, summed over
     minibatches as in Nguyen et al. 2021. For each pair of layers both maps are Fourier-cropped to the smaller of their
-    grids and decomposed there with one wavelet, so that a band covers the same range in cycles/image in both.
+    grids and decomposed there with one wavelet, so that a band covers the same range in cycles/image in both. Gram matrices
+    are float32 products of centred features (float64 for float64), everything after them is float64.
+
+    Held at once: the bands of one block of images, of each layer on each grid on which it is compared, in memory that is
+    used again for the next block.
 
     Args:
         pairs: names of the models to compare, such as `[("teacher", "student")]`.
@@ -112,7 +83,7 @@ class HSICStream:
 
     def __init__(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Sequence[Pair],
         *,
         wavelet: str = "haar",
         levels: int = 2,
@@ -121,13 +92,16 @@ class HSICStream:
     ) -> None:
         if block_size is not None and (isinstance(block_size, bool) or block_size < SMALLEST):
             raise ValueError(f"block_size expects an integer ≥ {SMALLEST} or None for one block, got {block_size!r}.")
-        max_levels((2, 2), wavelet, mode)  # an unknown wavelet shows before the first block is full
+        decompose(torch.zeros(2, 2), wavelet, levels, mode)  # a mistake in these shows before the first forward
         self.pairs, self.block_size = list(pairs), block_size
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
         self.bands = band_names(levels)
         self.grids: dict[str, dict[str, Grid]] = {}
-        self.blocks: dict[tuple[str, str], list[BlockHSIC]] = {pair: [] for pair in self.pairs}
-        self._held: dict[str, dict[str, _Buffer]] = {}
+        self.blocks: dict[Pair, list[BlockHSIC]] = {pair: [] for pair in self.pairs}
+        self._held: dict[tuple[Layer, Grid], _Held] = {}
+        self._maps: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._types: dict[Layer, torch.dtype] = {}
+        self._energy: dict[Layer, float] = {}
         self._images = 0
 
     @property
@@ -135,98 +109,39 @@ class HSICStream:
         """The models of all pairs, once each."""
         return list(dict.fromkeys(role for pair in self.pairs for role in pair))
 
-    def update(self, features: Mapping[str, Features]) -> None:
+    @torch.no_grad()
+    def update(self, features: Mapping[str, Features], seen: Seen | None = None) -> None:
         """Add a batch: model → layer → maps `[n, C, H, W]`, the same n images in all.
+
+        Args:
+            seen: called with the bands (band → `[n, C · cells]`) of each layer that is compared on its own grid, in parts.
 
         Raises:
             ValueError: other layers or grids than before, unequal numbers of images, NaN or infinite values (the layer is
             named).
         """
         count = self._checked(features)
+        norms = {(role, layer): image_norms(role, layer, x) for role, layer, x in self._each(features)}
         start = 0
         while start < count:
             room = count - start if self.block_size is None else self.block_size - self._images
             stop = min(count, start + room)
-            self._hold(features, start, stop)
-            start = stop
+            for role, layer, x in self._each(features):
+                energy = float(norms[role, layer][start:stop].square().sum())
+                self._energy[role, layer] = self._energy.get((role, layer), 0.0) + energy
+                wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+                dtype = self._types.setdefault((role, layer), wide)
+                self._hold((role, layer), x[start:stop].to(dtype).contiguous(), seen)
+            self._images, start = self._images + stop - start, stop
             if self._images == self.block_size:
                 self.flush()
 
+    @torch.no_grad()
     def flush(self) -> None:
         """Close the block that is being filled; fewer than 4 images are dropped."""
         if self._images >= SMALLEST:
-            with torch.no_grad():
-                self._close()
-        self._held, self._images = {}, 0
-
-    def _checked(self, features: Mapping[str, Features]) -> int:
-        missing = [role for role in self.roles if not features.get(role)]
-        if missing:
-            raise ValueError(f"expected features of {', '.join(self.roles)}, got none of {', '.join(missing)}.")
-        counts = {len(x) for role in self.roles for x in features[role].values()}
-        if len(counts) != 1:
-            raise ValueError(f"layers expect features of the same images, got {sorted(counts)} images.")
-        for role in self.roles:
-            for layer, x in features[role].items():
-                check_finite(role, layer, x)
-            grids = {layer: (int(x.shape[-2]), int(x.shape[-1])) for layer, x in features[role].items()}
-            if self.grids.setdefault(role, grids) != grids:
-                raise ValueError(
-                    f"{role} gave layers and grids {grids}, before {self.grids[role]}: all images need one size."
-                )
-        return counts.pop()
-
-    def _hold(self, features: Mapping[str, Features], start: int, stop: int) -> None:
-        for role in self.roles:
-            held = self._held.setdefault(role, {layer: _Buffer() for layer in features[role]})
-            for layer, x in features[role].items():
-                part = x[start:stop].detach()
-                part = part if part.dtype == torch.float64 else part.float()
-                buffer = held[layer]
-                # centring changes no HSIC; from here on a constant feature is exactly zero, not rounding
-                buffer.origin = part[:1].clone() if buffer.origin is None else buffer.origin
-                buffer.energy += float(torch.linalg.vector_norm(part)) ** 2
-                buffer.parts.append(fourier_crop(part - buffer.origin, self._largest(role, layer)))
-        self._images += stop - start
-
-    def _largest(self, role: str, layer: str) -> Grid:
-        """The largest grid on which a layer is compared."""
-        others = [b if a == role else a for a, b in self.pairs if role in (a, b)]
-        grids = [common_grid(self.grids[role][layer], g) for other in others for g in self.grids[other].values()]
-        return max(h for h, _ in grids), max(w for _, w in grids)
-
-    def _close(self) -> None:
-        found = {pair: self._empty(pair) for pair in self.pairs}
-        common = {pair: self.common_grids(pair) for pair in self.pairs}
-        for grid in sorted({grid for table in common.values() for row in table for grid in row}):
-            grams: dict[tuple[str, str], np.ndarray] = {}  # each once, for all pairs that meet on this grid
-            bands = np.flatnonzero([band in self._bands_on(grid) for band in self.bands])
-            for pair in self.pairs:
-                here = np.array([[there == grid for there in row] for row in common[pair]])
-                used = np.flatnonzero(here.any(1)), np.flatnonzero(here.any(0))
-                if not used[0].size:
-                    continue
-                sides = []
-                for role, numbers in zip(pair, used, strict=True):
-                    layers = [list(self.grids[role])[number] for number in numbers]
-                    grams |= {(role, x): self._grams(role, x, grid) for x in layers if (role, x) not in grams}
-                    sides.append(np.stack([grams[role, layer] for layer in layers], axis=1))
-                at = np.ix_(bands, *used)
-                self._fill(found[pair], at, here[np.ix_(*used)], *sides)
-        for pair in self.pairs:
-            self.blocks[pair].append(found[pair])
-
-    def _fill(self, block: BlockHSIC, at: Any, here: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-        """Inner products of U-centred matrices `[bands, layers, n²]`, where a pair of layers meets on this grid."""
-        scale = self._images * (self._images - 3)
-        own_a, own_b = (np.square(side).sum(-1) for side in (left, right))
-        products = (left @ right.swapaxes(1, 2), own_a[:, :, None], own_b[:, None, :])
-        for table, values in zip(block.tables, products, strict=True):
-            table[at] = np.where(here, values / scale, table[at])
-
-    def _empty(self, pair: tuple[str, str]) -> BlockHSIC:
-        shape = (len(self.bands), *(len(self.grids[role]) for role in pair))
-        return BlockHSIC(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan), self._images)
+            self._close()
+        self._energy, self._images = {}, 0
 
     def look(self, features: Mapping[str, Features]) -> None:
         """Learn layers and grids without measuring: for a process to which no block comes."""
@@ -253,27 +168,123 @@ class HSICStream:
                 for number in np.flatnonzero(counts)
             ]
 
-    def common_grids(self, pair: tuple[str, str]) -> list[list[Grid]]:
+    def compares_own_grid(self, layer: Layer) -> bool:
+        """Whether a layer, of models that were seen, meets another on the grid that it has."""
+        return self.grids[layer[0]][layer[1]] in self._compared_on(layer)
+
+    def common_grids(self, pair: Pair) -> list[list[Grid]]:
         """Common grid of every layer pair, rows × columns."""
         a, b = (self.grids[role].values() for role in pair)
         return [[common_grid(row, column) for column in b] for row in a]
 
-    def _bands_on(self, grid: Grid) -> tuple[str, ...]:
-        return band_names(min(self.levels, max_levels(grid, self.wavelet, self.mode)))
+    def _each(self, features: Mapping[str, Features]) -> Iterator[tuple[str, str, Tensor]]:
+        return ((role, layer, x.detach()) for role in self.roles for layer, x in features[role].items())
 
-    def _grams(self, role: str, layer: str, grid: Grid) -> np.ndarray:
-        """U-centred Gram matrices of a layer's bands on a grid, `[bands, n²]`."""
-        buffer = self._held[role][layer]
-        buffer.parts = [torch.cat(buffer.parts)] if len(buffer.parts) > 1 else buffer.parts
-        x = buffer.parts[0]
-        x = fourier_crop(x - x.mean(0), grid)
-        bands = [x]
-        if self.levels and (decomposed := decompose(x, self.wavelet, self.levels, self.mode)).levels:
-            bands += [band for _, band in decomposed.items()]
-        return np.stack([self._gram(band.flatten(1), buffer.energy).ravel() for band in bands])
+    def _checked(self, features: Mapping[str, Features]) -> int:
+        missing = [role for role in self.roles if not features.get(role)]
+        if missing:
+            raise ValueError(f"expected features of {', '.join(self.roles)}, got none of {', '.join(missing)}.")
+        counts = {len(x) for role in self.roles for x in features[role].values()}
+        if len(counts) != 1:
+            raise ValueError(f"layers expect features of the same images, got {sorted(counts)} images.")
+        for role in self.roles:
+            maps = {layer: tuple(x.shape[1:]) for layer, x in features[role].items()}
+            if self._maps.setdefault(role, maps) != maps:
+                raise ValueError(f"{role} gave maps {maps}, before {self._maps[role]}: all images need one size.")
+            self.grids[role] = {layer: (shape[-2], shape[-1]) for layer, shape in maps.items()}
+        return counts.pop()
 
-    @staticmethod
-    def _gram(x: Tensor, energy: float) -> np.ndarray:
-        if float(torch.linalg.vector_norm(x)) ** 2 <= _ROUNDING * energy:
-            return np.zeros((len(x), len(x)))
-        return centred_gram(x)
+    def _hold(self, layer: Layer, x: Tensor, seen: Seen | None) -> None:
+        """Write the bands of maps `[n, C, H, W]` beside those of the block's other images, on each of the layer's grids."""
+        grids, places = self._compared_on(layer), {}
+        own = (int(x.shape[-2]), int(x.shape[-1]))
+        for grid in grids:
+            held = self._held.get((layer, grid))
+            if held is None:
+                bands = bands_on(grid, self.wavelet, self.levels, self.mode, dtype=x.dtype, device=x.device)
+                held = self._held[layer, grid] = _Held(bands, x.device)
+            places[grid] = held, held.room(self._images, x, self.block_size)
+        for piece in pieces(x):
+            maps = {own: x[piece]}
+            for grid, (held, rows) in places.items():
+                maps[grid], there = _cropped(maps, grid), {name: part[piece] for name, part in rows.items()}
+                held.bands.write(maps[grid], there)
+                if seen is not None and grid == own:
+                    seen(layer, there)
+
+    def _compared_on(self, layer: Layer) -> list[Grid]:
+        """Common grids of a layer with those that it is compared with, large to small."""
+        role, name = layer
+        others = [b if a == role else a for a, b in self.pairs if role in (a, b)]
+        grids = {common_grid(self.grids[role][name], grid) for other in others for grid in self.grids[other].values()}
+        return sorted(grids, key=lambda grid: (-grid[0] * grid[1], grid))
+
+    def _close(self) -> None:
+        found = {pair: self._empty(pair) for pair in self.pairs}
+        common = {pair: np.array(self.common_grids(pair)) for pair in self.pairs}
+        for grid in {grid: None for _, grid in self._held}:
+            layers = [layer for layer, there in self._held if there == grid]
+            products = self._products(layers, grid)
+            for pair in self.pairs:
+                row, column = np.nonzero((common[pair] == grid).all(-1))
+                a, b = (
+                    np.array([layers.index((role, list(self.grids[role])[n])) for n in numbers], dtype=int)
+                    for role, numbers in zip(pair, (row, column), strict=True)
+                )
+                for band, table in products.items():
+                    at = self.bands.index(band), row, column
+                    for values, entries in zip(
+                        found[pair].tables, (table[a, b], table[a, a], table[b, b]), strict=True
+                    ):
+                        values[at] = entries
+        for pair in self.pairs:
+            self.blocks[pair].append(found[pair])
+
+    def _products(self, layers: list[Layer], grid: Grid) -> dict[str, np.ndarray]:
+        """HSIC between all layers on a grid by band, `[layers, layers]`."""
+        held = [self._held[layer, grid] for layer in layers]
+        energy = torch.tensor([self._energy[layer] for layer in layers], dtype=torch.float64)
+        whole, found = Grams(len(layers), self._images, held[0].device), {}
+        for name in held[0].bands.cells:
+            grams = Grams(len(layers), self._images, held[0].device)
+            for number, one in enumerate(held):
+                grams.put(number, one.rows[name][: self._images])
+            if name in held[0].bands.whole:
+                whole.add(grams)
+            if name in self.bands:
+                found[name] = grams.hsic(energy)
+        return found | {WHOLE: whole.hsic(energy)}
+
+    def _empty(self, pair: Pair) -> BlockHSIC:
+        shape = (len(self.bands), *(len(self.grids[role]) for role in pair))
+        return BlockHSIC(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan), self._images)
+
+
+class _Held:
+    """The bands of one layer on one grid in the block that is being filled: band → `[room, C · cells]`."""
+
+    def __init__(self, bands: Bands, device: torch.device) -> None:
+        self.bands, self.device = bands, device
+        self.rows: dict[str, Tensor] = {}
+
+    def room(self, held: int, x: Tensor, most: int | None) -> dict[str, Tensor]:
+        """Rows for as many more images as `x` `[n, C, H, W]` has, after those that are held; never more than `most`."""
+        need = held + len(x)
+        images = min(max(need, 2 * held), most or need)
+        for name, cells in self.bands.cells.items():
+            rows = self.rows.get(name)
+            if rows is None or len(rows) < need:
+                with torch.inference_mode(False):  # they outlive a caller's inference mode
+                    grown = x.new_empty(images, x.shape[1] * cells)
+                if rows is not None:
+                    grown[:held] = rows[:held]
+                self.rows[name] = grown
+        return {name: rows[held:need] for name, rows in self.rows.items()}
+
+
+def _cropped(maps: dict[Grid, Tensor], grid: Grid) -> Tensor:
+    """The map on a grid from the smallest that is there: two crops equal one."""
+    if grid in maps:
+        return maps[grid]
+    large_enough = [g for g in maps if g[0] >= grid[0] and g[1] >= grid[1]]
+    return fourier_crop(maps[min(large_enough, key=lambda g: g[0] * g[1])], grid)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sfkd._checks import one_of
 from sfkd.wavelet import Mode, max_levels
-from sfkd_viz.measures.blocks import APPROXIMATION, BLOCK, SMALLEST, WHOLE, HSICStream
+from sfkd_viz.measures.blocks import BLOCK, SMALLEST, WHOLE, HSICStream
 from sfkd_viz.measures.inputs import Feature, as_maps
+from sfkd_viz.measures.matrices import APPROXIMATION
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from sfkd._checks import as_real_maps
 from sfkd.wavelet import float32_island
+from sfkd_viz.measures.matrices import along_axes
 
 
 def fourier_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -15,7 +18,7 @@ def fourier_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
     y(k) = x(k)·(h·w)/(H·W) for |k| < n/2 cycles/image along each axis (unnormalised FFT); on an even side the
     coefficients at +n/2 and −n/2 fall together, as in `scipy.signal.resample`. A wave that the smaller grid cannot carry
     vanishes (area averaging would let 8 cycles on a 56 grid reappear as 6 on a 14 grid); one that it can keeps its
-    amplitude. Cropping in two steps equals cropping in one.
+    amplitude. Cropping in two steps equals cropping in one. Computed as a matrix along each axis.
 
     Args:
         x: real maps; half precision and integers are computed in float32.
@@ -37,16 +40,17 @@ def fourier_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
             f"fourier_crop goes from a grid of {height}×{width} to a smaller one, got {tuple(shape)}: "
             "crop both maps to the smaller side of each axis."
         )
-    with float32_island(x):
-        return _crop_axis(_crop_axis(x, shape[1], -1), shape[0], -2)
-
-
-def _crop_axis(x: Tensor, size: int, dim: int) -> Tensor:
-    if x.shape[dim] == size:
+    if shape == (height, width):
         return x
-    waves = torch.fft.rfft(x, dim=dim, norm="forward").narrow(dim, 0, size // 2 + 1)
-    if size % 2 == 0:  # +n/2 and −n/2 meet in one coefficient; irfft reads its real part alone
-        weights = torch.ones(size // 2 + 1, dtype=x.dtype, device=x.device)
-        weights[-1] = 2
-        waves = waves * (weights if dim == -1 else weights[:, None])
-    return torch.fft.irfft(waves, n=size, dim=dim, norm="forward")
+    with float32_island(x):
+        return along_axes(x, _crop(height, shape[0], x.dtype, x.device), _crop(width, shape[1], x.dtype, x.device))
+
+
+@lru_cache(maxsize=256)
+def _crop(side: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`[size, side]`: the crop of one axis."""
+    with torch.inference_mode(False), torch.no_grad():
+        waves = torch.fft.rfft(torch.eye(side, dtype=torch.float64), dim=0, norm="forward")[: size // 2 + 1]
+        if size % 2 == 0 and size < side:
+            waves[-1] *= 2  # +n/2 and −n/2 meet in one coefficient, of which irfft reads the real part alone
+        return torch.fft.irfft(waves, n=size, dim=0, norm="forward").to(device, dtype)

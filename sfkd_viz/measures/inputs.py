@@ -35,10 +35,41 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
     if x.numel() == 0:
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}.")
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    if not torch.isfinite(x).all():
+    if not _is_finite(x):
         nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
         raise ValueError(f"{name} has {nan} NaN and {infinite} infinite value(s) of {x.numel()}: mend them first.")
     return x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+def image_norms(role: str, layer: str, x: Tensor) -> Tensor:
+    """L2 norm of each image's maps `[n, C, H, W]`, float64 `[n]` on the CPU; the cheapest way to see that all is finite.
+
+    Raises:
+        ValueError: NaN, infinite values, and values whose squares exceed float32.
+    """
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    norms = torch.linalg.vector_norm(wide.flatten(1), dim=1).cpu().double()
+    if not torch.isfinite(norms).all():
+        check_finite(role, layer, x)
+        raise ValueError(
+            f"layer {layer!r} of {role} has values up to {float(x.abs().max()):.2g}, whose squares exceed float32: scale it."
+        )
+    return norms
+
+
+def check_finite(role: str, layer: str, x: Tensor) -> None:
+    """Refuse NaN and infinite features by the name of their layer."""
+    if not _is_finite(x):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(
+            f"layer {layer!r} of {role} has {bad} NaN or infinite value(s) of {x.numel()}: only finite features can be "
+            "compared; leave the layer out or mend the model."
+        )
+
+
+def _is_finite(x: Tensor) -> bool:
+    """A sum is several times as fast as looking at each value; it may overflow where all values are finite."""
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def named(features: Feature | Mapping[str, Feature], default: str = "") -> dict[str, Feature]:
