@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+_RECIPES = Path(__file__).resolve().parent.parent / "configs"
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line options."""
@@ -15,6 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--run", type=Path, help="run folder to open (default: the bundled pair)")
     parser.add_argument("--runs-root", type=Path, default=Path("runs"), help="folder whose runs the page offers")
+    parser.add_argument("--recipes", type=Path, default=_RECIPES, help="folder of the recipes that the page trains")
     parser.add_argument("--device", default="cpu", help="where features are computed: cpu, cuda, mps")
     parser.add_argument("--share", action="store_true", help="also ask Gradio for a public address (off unless given)")
     parser.add_argument(
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         allowed = users(args)
-        microscope = Microscope(RunsRoot(args.runs_root, args.run), args.device)
+        microscope = Microscope(RunsRoot(args.runs_root, args.run), args.recipes, args.device)
     except (UserError, ValueError) as error:
         print(f"sfkd app: {error}", file=sys.stderr)
         return 2

@@ -12,8 +12,10 @@ from urllib.parse import parse_qsl
 
 import opening
 from described import Described
+from jobs import Job, Jobs
 from messages import UserError
 from opening import Opening
+from recipes import Recipes, Wish
 from runs_root import RunsRoot
 from settings import BUNDLED, Settings
 from work import Desk, Task, Work
@@ -45,11 +47,13 @@ class Microscope:
 
     Args:
         runs: the runs that may be opened; the one named on the command line is opened first.
+        recipes: folder of the recipes that may be trained.
         device: where features are computed.
     """
 
-    def __init__(self, runs: RunsRoot, device: str = "cpu") -> None:
+    def __init__(self, runs: RunsRoot, recipes: Path, device: str = "cpu") -> None:
         self.runs, self.device, self.desk = runs, device, Desk()
+        self.jobs, self.recipes = Jobs(runs), Recipes(recipes)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._warming = threading.Event()
@@ -94,14 +98,24 @@ class Microscope:
             shown, settings = (s.brief(list(first.models), first.layers) for s in (shown, settings))
         return shown == settings
 
-    def begin(
-        self, visitor: str, settings: Settings, *, opens: bool = False, download: bool = False, job: Path | None = None
-    ) -> Task:
+    def table(self, query: str, figure: int) -> tuple[str, str]:
+        """File name and CSV of a figure of a page with this address."""
+        settings, _ = Settings.read(dict(parse_qsl(query)))
+        return self.engine.table(settings, figure, self._watched(settings))
+
+    def train(self, wish: Wish) -> Job:
+        """Start a training."""
+        import torch
+
+        recipe = self.recipes.made(wish, self.runs.folder(wish.name))
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        return self.jobs.start(wish.name, recipe, device=str(device), download=wish.download)
+
+    def begin(self, visitor: str, settings: Settings, *, opens: bool = False, download: bool = False) -> Task:
         """Start to show a view; `Task.result` is what is `Seen`.
 
         Args:
             opens: whether the pair may be another one than before. download: whether weights may be fetched for it.
-            job: the run that the training view watches.
         """
 
         def do(work: Work) -> Seen:
@@ -109,7 +123,7 @@ class Microscope:
             engine = self.engine
             work.at("Opening the models")
             described = engine.describe(settings.pair, download=download) if opens else None
-            return Seen(engine.show(settings, work, job), described)
+            return Seen(engine.show(settings, work, self._watched(settings)), described)
 
         return self.desk.begin(visitor, do)
 
@@ -135,6 +149,10 @@ class Microscope:
             if found.image.startswith("upload:") and own is None:
                 told.append("The uploaded picture of this address is no longer kept here: upload it again.")
                 found = replace(found, image=Settings().image)
-            return Seen(engine.show(found, work), described, own, " ".join(told))
+            return Seen(engine.show(found, work, self._watched(found)), described, own, " ".join(told))
 
         return self.desk.begin(visitor, do)
+
+    def _watched(self, settings: Settings) -> Path | None:
+        """Folder of the run that the training view watches."""
+        return self.runs.folder(settings.job) if settings.job in self.jobs.names() else None

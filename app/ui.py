@@ -8,6 +8,7 @@ from typing import Any
 
 import components
 import gradio as gr
+import trainer
 from catalogue import CARDS
 from microscope import Microscope
 from opening import Opening
@@ -119,6 +120,7 @@ class Page:
     controls: Controls
     progress: gr.HTML
     views: Views
+    trainer: trainer.Trainer
     hidden: Hidden
 
 
@@ -134,7 +136,7 @@ def lay_out(microscope: Microscope, table: Callable[[Any], Any]) -> Page:
     images = _images(first)
     controls = _controls(first)
     progress = components.progress()
-    views = _views(first, table, controls.site)
+    views, form = _views(microscope, table, controls.site)
     hidden = {"pair": first.described.key, "view": first.settings.view, "address": "", "ticket": ""}
     return Page(
         header,
@@ -142,6 +144,7 @@ def lay_out(microscope: Microscope, table: Callable[[Any], Any]) -> Page:
         controls,
         progress,
         views,
+        form,
         Hidden(**{name: gr.Textbox(value, label=name, visible="hidden") for name, value in hidden.items()}),
     )
 
@@ -218,8 +221,9 @@ def _controls(first: Opening) -> Controls:
         )
 
 
-def _views(first: Opening, table: Callable[[Any], Any], site: gr.Radio) -> Views:
-    tab, answer, figures = {}, {}, {}
+def _views(microscope: Microscope, table: Callable[[Any], Any], site: gr.Radio) -> tuple[Views, trainer.Trainer]:
+    first = microscope.opening
+    tab, answer, figures, forms = {}, {}, {}, []
     with gr.Tabs(selected=first.settings.view) as tabs:
         for view, card in CARDS.items():
             shown = view == first.settings.view
@@ -227,12 +231,15 @@ def _views(first: Opening, table: Callable[[Any], Any], site: gr.Radio) -> Views
                 gr.HTML(_question(view), apply_default_css=False)
                 if view == "Attribution":
                     site.render()
+                if view == "Training":
+                    forms.append(trainer.lay_out(microscope))
                 answer[view] = gr.HTML(first.answer if shown else "", apply_default_css=False)
                 figures[view] = [
                     components.figure(first.figures[i] if shown else "", label=label, index=i, table=table)
                     for i, label in enumerate(card.figures)
                 ]
-    return Views(tabs, tab, answer, figures)
+    (form,) = forms
+    return Views(tabs, tab, answer, figures), form
 
 
 def _question(view: str) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
+from alerts import told
 from components import picked, so_far
-from messages import MissingWeights, UserError, readable
+from messages import MissingWeights, UserError
 from microscope import Microscope, Seen
-from settings import CHANNELS, Settings, bands, key_of_names
+from settings import CHANNELS, VIEWS, Settings, bands, key_of_names
+from trainer import Training
 from ui import Page, lay_out, models_of
 from work import Stopped, Task
 
@@ -30,9 +31,8 @@ def build(microscope: Microscope) -> gr.Blocks:
     def table(asked: Any) -> list[str]:
         """File name and CSV of a figure: (query of the page, number of the figure)."""
         query, figure = asked
-        settings, _ = Settings.read(dict(parse_qsl(str(query))))
         try:
-            return list(microscope.engine.table(settings, int(figure)))
+            return list(microscope.table(str(query), int(figure)))
         except (UserError, IndexError) as error:
             return ["error.csv", f"{error}\n"]
 
@@ -61,6 +61,7 @@ class Wiring:
             "sigma": controls.sigma,
             "model": controls.model,
             "site": controls.site,
+            "job": page.trainer.job,
         }
         self.nothing: Updates = {page.progress: gr.skip()}
         self.shows = [
@@ -79,6 +80,7 @@ class Wiring:
             *(c for c in (*controls.__dict__.values(), *hidden.__dict__.values()) if c not in self.shows),
             page.images.strip,
             page.views.tabs,
+            page.trainer.job,
         ]
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class Wiring:
             "trigger_mode": "always_last",
             **_QUICK,
         }
-        moved = [c.input for name, c in self.inputs.items() if name not in ("view", "pair")]
+        moved = [c.input for name, c in self.inputs.items() if name not in ("view", "pair", "job")]
         gr.on([*moved, page.hidden.view.change], self.draw, **draws)
         for view, tab in page.views.tab.items():
             tab.select(None, None, page.hidden.view, js=f"() => {view!r}", **_PRIVATE)
@@ -108,6 +110,11 @@ class Wiring:
         header.open.click(self.open_names, [*names, header.pretrained, *given], self.opens, **_QUICK)
         random = functools.partial(self.open_names, pretrained=False)
         header.use_random.click(random, [*names, *given], self.opens, **_QUICK)
+        form = page.trainer
+        Training(self.microscope, form, inputs=given, settings=self.settings, draw=self.show, shows=self.shows).connect(
+            page.hidden.view
+        )
+        form.open.click(self.open_job, [form.job, *given], self.opens, **_QUICK)
         blocks.load(self.load, None, self.opens, **_QUICK)
         blocks.unload(self.leave)
         page.hidden.ticket.change(
@@ -127,8 +134,12 @@ class Wiring:
     def draw(self, shown: str, request: gr.Request, *values: Any) -> Updates:
         """The open view; nothing where it is shown already, as after a link was opened."""
         settings = self.settings(values)
-        if self.microscope.same(shown, settings):
-            return self.nothing
+        if settings.view == "Training" or self.microscope.same(shown, settings):
+            return self.nothing  # the training view draws itself
+        return self.show(request, settings)
+
+    def show(self, request: gr.Request, settings: Settings) -> Updates:
+        """A view of settings."""
         return self._soon(self.microscope.begin(_visitor(request), settings))
 
     def load(self, request: gr.Request) -> Updates:
@@ -176,7 +187,7 @@ class Wiring:
 
     def upload(self, path: str | None, request: gr.Request, *values: Any) -> Updates:
         """Look at a picture of the visitor's."""
-        own = _told(self.microscope.engine.pictures.upload)(path)
+        own = told(self.microscope.engine.pictures.upload)(path)
         settings = replace(self.settings(values), image=own.source)
         return {
             self.page.images.strip: picked(own.source, own),
@@ -188,13 +199,18 @@ class Wiring:
         settings = replace(self.settings(values), pair=key).valid()
         return self._soon(self.microscope.begin(_visitor(request), settings, opens=True))
 
+    def open_job(self, job: str, request: gr.Request, *values: Any) -> Updates:
+        """Look at what a training made."""
+        settings = replace(self.settings(values), pair=f"run|{job}", view=VIEWS[0], job="").valid()
+        return self._soon(self.microscope.begin(_visitor(request), settings, opens=True))
+
     def open_names(
         self, teacher: str, student: str, *values: Any, request: gr.Request, pretrained: bool | None = None
     ) -> Updates:
         """Open two timm models."""
         if pretrained is None:
             pretrained, *values = values  # type: ignore[assignment]
-        key = _told(key_of_names)(teacher, student, pretrained=bool(pretrained))
+        key = told(key_of_names)(teacher, student, pretrained=bool(pretrained))
         settings = replace(self.settings(values), pair=key)
         return self._soon(self.microscope.begin(_visitor(request), settings, opens=True, download=True))
 
@@ -250,11 +266,15 @@ class Wiring:
     def _opened(self, seen: Seen) -> Updates:
         page, controls, settings, described = self.page, self.page.controls, seen.sheet.settings, seen.described
         assert described is not None
+        runs = self.microscope.choices()
         plain = {
             page.hidden.pair: settings.pair,
             page.hidden.view: settings.view,
             page.header.cards: described.header,
-            page.header.run: settings.pair if settings.pair in dict(map(reversed, self.microscope.choices())) else None,
+            page.header.run: gr.update(
+                choices=runs, value=settings.pair if settings.pair in dict(runs).values() else None
+            ),
+            page.trainer.job: settings.job,
             page.header.remark: f"<p class='remark' role='status'>{html.escape(seen.remark)}</p>"
             if seen.remark
             else "",
@@ -277,16 +297,3 @@ class Wiring:
 
 def _visitor(request: gr.Request) -> str:
     return str(request.session_hash)
-
-
-def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake as a message on the page, without a traceback."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return readable(function)(*args, **kwargs)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return wrapped

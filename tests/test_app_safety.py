@@ -148,7 +148,7 @@ def test_the_first_page_needs_no_torch():
     code = (
         "import sys; sys.path.insert(0, 'app'); from pathlib import Path\n"
         "from microscope import Microscope; from runs_root import RunsRoot\n"
-        "microscope = Microscope(RunsRoot(Path('runs'))); import wiring; wiring.build(microscope)\n"
+        "microscope = Microscope(RunsRoot(Path('runs')), Path('configs')); import wiring; wiring.build(microscope)\n"
         "print(sorted({'torch', 'timm', 'captum', 'sfkd.loading'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

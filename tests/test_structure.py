@@ -33,7 +33,7 @@ ORDER = [
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 # Below this name → nothing below these names may be imported; every line that matches a module applies.
-_GRADIO = {"launch", "serving", "ui", "components", "wiring"}
+_GRADIO = {"launch", "serving", "ui", "trainer", "components", "wiring", "alerts"}
 _WITHOUT_GRADIO = {
     path.stem for path in (ROOT / "app").iterdir() if path.suffix == ".py" or path.name == "views"
 } - _GRADIO
