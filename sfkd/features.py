@@ -7,6 +7,7 @@ not list, is read by forward hooks that live for one call.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import socket
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,13 @@ class Backbone(nn.Module):
         """Name, channels, grid and reduction of the captured layers, measured by one forward of zeros."""
         height = self.input_size[1]
         return [Layer(name, c, (h, w), height / h) for name, (c, h, w) in self._measured[1].items()]
+
+    def capturing(self, layers: Sequence[str]) -> Backbone:
+        """The same model, its weights shared, with other layers captured."""
+        other = copy.copy(self)
+        other._names = self._choose(layers)
+        other.__dict__.pop("_measured", None)
+        return other
 
     @property
     def num_classes(self) -> int:
@@ -285,6 +293,8 @@ def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
 
 def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: Any) -> nn.Module:
     import timm
+
+    import sfkd.mixer  # a name of its own in timm's registry
 
     if name.startswith("local-dir:"):
         return _create_local(Path(name.removeprefix("local-dir:")), num_classes, **kwargs)

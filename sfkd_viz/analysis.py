@@ -234,23 +234,13 @@ def _with_layers(models: dict[str, Backbone], layers: Mapping[str, Sequence[str]
         one_of("role in layers", role, ("teacher", "student"))
     chosen = {role: layers.get("student" if role == "baseline" else role) for role in models}
     return {
-        role: model if (names := chosen[role]) is None else _relayered(model, names) for role, model in models.items()
+        role: model if (names := chosen[role]) is None else model.capturing(names) for role, model in models.items()
     }
 
 
 def _name(model: Backbone) -> str:
     """The architecture where timm knows it (the name of a run's model is the path of its weights)."""
     return (getattr(model.model, "pretrained_cfg", None) or {}).get("architecture") or model.name
-
-
-def _relayered(model: Backbone, names: Sequence[str]) -> Backbone:
-    """The same modules, other layers captured."""
-    return Backbone(
-        model.model,
-        layers=names,
-        input_size=model.input_size,  # type: ignore[arg-type]
-        num_prefix_tokens=model._prefix_tokens,
-    )
 
 
 def _on_samples(
@@ -266,7 +256,7 @@ def _on_samples(
         return found
     images, targets = kept
     if "ablation" in wanted:
-        from sfkd_viz.measures.ablation import band_ablation
+        from sfkd_viz.measures.ablate import band_ablation
 
         parts = list(zip(images.split(FORWARD), targets.split(FORWARD), strict=True))
         teacher = models["teacher"]

@@ -1,5 +1,7 @@
 """Band ablation: planted bands are found, numbers equal direct computation, the network is left as it was."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import sfkd_viz
 from sfkd import Backbone, decompose, reconstruct
+from sfkd.features import Normalization
 from sfkd_viz.measures.proportions import paired
 from sfkd_viz.measures.sites import find_sites, logits_of
 
@@ -135,6 +138,24 @@ def test_numbers_equal_a_direct_computation(tiny, images):
     assert result.reference_agreement == pytest.approx(100 * float(with_other[0]))
     assert result.reference_change[0, 0] == pytest.approx(100 * float(with_other[1] - with_other[0]))
     assert result.kl_per_share[0, 0] == pytest.approx(result.kl[0, 0] / result.share[0, 0])
+
+
+def test_images_of_another_normalization_are_brought_to_each_models_own(tiny, images):
+    """A pair shares its images; each model sees them as its weights want them, the reference too."""
+    given = Normalization((0.2,), (0.5,))
+    plain = tiny("resnet").eval(), tiny("convnext").eval()
+    model, teacher = copy.deepcopy(plain[0]), copy.deepcopy(plain[1])
+    model.expect(given, Normalization((0.4,), (0.25,)))
+    teacher.expect(given, Normalization((0.6,), (1.0,)))
+    result = sfkd_viz.band_ablation(model, [(images, torch.arange(4))], layers=["input", "layer2"], reference=teacher)
+    prepared = model.prepared(images)
+    expected = sfkd_viz.band_ablation(plain[0], [(prepared, torch.arange(4))], layers=["input", "layer2"])
+    assert not torch.equal(prepared, images)
+    np.testing.assert_allclose(result.kl, expected.kl, rtol=1e-4)
+    np.testing.assert_allclose(result.share, expected.share, rtol=1e-5)
+    with torch.no_grad():
+        same = plain[0](prepared).logits.argmax(1) == plain[1](teacher.prepared(images)).logits.argmax(1)
+    assert result.reference_agreement == pytest.approx(100 * float(same.float().mean()))
 
 
 @pytest.mark.parametrize("name", ["convnext", "swin", "vit", "mixer", "resnet"])

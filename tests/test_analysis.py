@@ -21,10 +21,11 @@ from torch import Tensor, nn
 import sfkd_viz
 from sfkd import Backbone
 from sfkd import cli as sfkd_cli
+from sfkd.features import Normalization
 from sfkd.runs import RunFolder
 from sfkd_viz.analysis import Analysis
 from sfkd_viz.cli import register
-from sfkd_viz.measures.ablation import band_ablation
+from sfkd_viz.measures.ablate import band_ablation
 from sfkd_viz.report import write_report
 
 COUNT = 600
@@ -154,6 +155,17 @@ def test_measures_and_layers_can_be_chosen(models: dict[str, Backbone]) -> None:
         "baseline": ["0"],
     }
     assert "3 images" in found.sentence()
+
+
+def test_chosen_layers_see_images_as_the_weights_want_them(models: dict[str, Backbone]) -> None:
+    given, own = Normalization((0.0,), (1.0,)), Normalization((0.5,), (0.5,))
+    shifted = Backbone(_copy(models["student"]), layers=["0", "3"], input_size=(1, 8, 8))
+    shifted.expect(given, own)
+    pair = {"teacher": models["teacher"], "student": shifted}
+    found = measure(pair, measures=["spectrum"], layers={"student": ["0"]}, max_images=8)
+    x = features(shifted, pictures(8)[0])["0"]
+    np.testing.assert_allclose(found.spectra["student"]["0"].power, sfkd_viz.spectrum(x).power, rtol=1e-5)
+    assert shifted.layer_names == ["0", "3"]
 
 
 def test_ablation_and_attribution_on_the_first_images(models: dict[str, Backbone], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Attribution in the wavelet domain: closed forms, completeness, planted bands, every layout; Grad-CAM by hand."""
 
 import builtins
+import copy
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import sfkd_viz
 from sfkd import Backbone, decompose, reconstruct
+from sfkd.features import Normalization
 from sfkd_viz.measures.attribution import spread
 from sfkd_viz.measures.sites import rebuilt
 
@@ -162,6 +164,17 @@ def test_batch_size_bounds_forwards_and_changes_nothing(tiny, images):
     np.testing.assert_allclose(small.cam, large.cam, atol=1e-6)
 
 
+def test_images_of_another_normalization_are_brought_to_the_models_own(tiny, images):
+    plain = tiny("resnet").eval()
+    model = copy.deepcopy(plain)
+    model.expect(Normalization((0.2,), (0.5,)), Normalization((0.4,), (0.25,)))
+    for layer in ("input", "layer2"):
+        found = sfkd_viz.wavelet_attribution(model, images, layer=layer, steps=4)
+        expected = sfkd_viz.wavelet_attribution(plain, model.prepared(images), layer=layer, steps=4)
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+        np.testing.assert_allclose(found.cam, expected.cam, atol=1e-6)
+
+
 def test_unlabelled_images_explain_the_models_own_answer():
     model, x = linear(), torch.randn(4, 2, 8, 8)
     own = sfkd_viz.wavelet_attribution(model, x, steps=2)
@@ -191,8 +204,12 @@ def test_grad_cam_equals_a_hand_computation(tiny, name, layer, frozen, images):
         x, gradient = (t.permute(0, 3, 1, 2) for t in (x, gradient))
     expected = (gradient.mean((2, 3), keepdim=True) * x).sum(1).clamp_min(0)
     found = sfkd_viz.grad_cam(model, images, layer, classes)
-    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-4)
-    assert found.max() > 0
+    np.testing.assert_allclose(found.maps, expected, atol=1e-6, rtol=1e-4)
+    assert found.maps.max() > 0
+    assert (found.layer, list(found.classes)) == (layer, [0, 7, 2, 9])
+    table = found.to_dataframe()
+    at = table[(table.image == 2) & (table.row == 1) & (table.column == 0)]
+    assert (at["class"].item(), at["value"].item()) == (2, found.maps[2, 1, 0])
 
 
 def test_spreading_keeps_sums_and_places_coefficients_where_they_were():

@@ -134,6 +134,21 @@ def test_measuring_layers_leaves_mode_and_statistics_alone(tiny: Callable[..., B
 
 
 @torch.no_grad()
+def test_capturing_other_layers_shares_the_model_and_its_normalization(tiny: Callable[..., Backbone]) -> None:
+    backbone = tiny("resnet").eval()
+    backbone.expect(Normalization((0.0,), (1.0,)), Normalization((0.5,), (0.5,)))
+    assert len(backbone.layers) == 4
+    other = backbone.capturing(["layer2.0", "conv1"])
+    assert (other.layer_names, other.model) == (["conv1", "layer2.0"], backbone.model)
+    assert [layer.name for layer in other.layers] == ["conv1", "layer2.0"]
+    images = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(other(images).logits, backbone(images).logits)
+    assert backbone.layer_names == ["layer1", "layer2", "layer3", "layer4"]
+    with pytest.raises(ValueError, match="unknown layer of test_resnet 'layer9'"):
+        backbone.capturing(["layer9"])
+
+
+@torch.no_grad()
 def test_images_need_not_be_square(tiny: Callable[..., Backbone]) -> None:
     maps = tiny("convnext").eval()(torch.randn(2, 1, 32, 64)).features
     assert [tuple(m.shape[-2:]) for m in maps.values()] == [(32, 64), (16, 32), (8, 16), (4, 8)]

@@ -1,8 +1,10 @@
 """Measures: features in, small named results out. No plotly here."""
 
-from sfkd_viz.measures.ablation import BandAblation, band_ablation
+from sfkd_viz.measures.ablate import band_ablation
+from sfkd_viz.measures.ablation import BandAblation
 from sfkd_viz.measures.amplitude import RelativeAmplitude, relative_amplitude
-from sfkd_viz.measures.attribution import WaveletAttribution, grad_cam, wavelet_attribution
+from sfkd_viz.measures.attribution import WaveletAttribution, wavelet_attribution
+from sfkd_viz.measures.cam import GradCAM, grad_cam
 from sfkd_viz.measures.cka import CKA, CKAStream, cka
 from sfkd_viz.measures.gaussian import GaussianFilter, gaussian_filter
 from sfkd_viz.measures.refinement import Refinement, ds2s, ds2s_layers
@@ -18,6 +20,7 @@ __all__ = [
     "BandImages",
     "CKAStream",
     "GaussianFilter",
+    "GradCAM",
     "RadialSpectrum",
     "Refinement",
     "RelativeAmplitude",

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pywt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfkd._checks import one_of
 from sfkd.features import Backbone, captured
 from sfkd.wavelet import Mode, decompose, reconstruct
+from sfkd_viz.measures.cam import cam_maps
+from sfkd_viz.measures.explained import captum_attr, classes_of, ready
 from sfkd_viz.measures.inputs import check_finite
-from sfkd_viz.measures.sites import (
-    INPUT,
-    Site,
-    as_classes,
-    evaluating,
-    find_sites,
-    logits_of,
-    placed,
-    rebuilt,
-    short_name,
-)
+from sfkd_viz.measures.sites import INPUT, Site, evaluating, find_sites, logits_of, rebuilt, short_name
 from sfkd_viz.measures.subbands import band_columns
 
 if TYPE_CHECKING:
@@ -169,17 +160,17 @@ def wavelet_attribution(
     Gradients in the wavelet domain of the input: Kasmi et al. 2024 (WAM, arXiv 2410.01482). Of hidden layers, and the
     baselines: ours.
     """
-    images = _ready(model, images, steps=steps, batch_size=batch_size)
+    images = ready(model, images, steps=steps, batch_size=batch_size)
     if baseline is None:
         baseline = "zero" if layer == INPUT else "mean"
     if cam_layer is None:
         cam_layer = model.layer_names[-1] if layer == INPUT else layer
-    cam = grad_cam(model, images, cam_layer, targets, batch_size=batch_size)
     with evaluating(model):
+        classes = classes_of(model, images, targets, batch_size)
+        cam = cam_maps(model, images, cam_layer, classes, batch_size)
         site = find_sites(model, [layer], images[:2])[layer]
         origin = _origin(baseline, model, site, images, batch_size)
         integral = _Integral(model, site, {"wavelet": wavelet, "levels": levels, "mode": mode}, steps, batch_size)
-        classes = _classes(model, images, targets, batch_size)
         chunks = zip(*(x.split(batch_size) for x in (images, origin, classes)), strict=True)
         parts = [integral.of(*chunk) for chunk in chunks]
     bands = parts[0].bands
@@ -204,43 +195,6 @@ def wavelet_attribution(
         mode=mode,
         steps=steps,
     )
-
-
-def grad_cam(
-    model: Backbone,
-    images: Tensor,
-    layer: str | None = None,
-    targets: Tensor | Sequence[int] | None = None,
-    *,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Grad-CAM `[B, h, w]` of a class at a layer: ReLU(Σ_c mean_xy(∂logit/∂F_c) · F_c), on the layer's grid, in logits.
-
-    All zero where the class does not read the layer's positions: after the last block of a transformer that answers from
-    its class token, or where every part is negative.
-
-    Args:
-        model, images, targets, batch_size: as in `wavelet_attribution`.
-        layer: default the last that the model captures.
-
-    Raises:
-        As `wavelet_attribution`.
-
-    Source: Selvaraju et al. 2017, eq. 1 and 2, by captum's `LayerGradCam`, which sees every layout as `[B, C, H, W]` here.
-    """
-    captum = _captum()
-    images = _ready(model, images, batch_size=batch_size)
-    layer = model.layer_names[-1] if layer is None else layer
-    found = []
-    with evaluating(model):
-        classes = _classes(model, images, targets, batch_size)
-        probed = _Probed(model, find_sites(model, [layer], images[:2])[layer])
-        explainer = captum.LayerGradCam(probed, probed.probe)
-        for some, chosen in zip(images.split(batch_size), classes.split(batch_size), strict=True):
-            # a frozen model has no other leaf that asks for a gradient
-            cam = explainer.attribute(some.clone().requires_grad_(), chosen, relu_attributions=True)
-            found.append(cam[:, 0].detach().float().cpu().numpy())
-    return np.concatenate(found)
 
 
 class _Parts(NamedTuple):
@@ -271,7 +225,7 @@ class _Integral:
             return logits_of(self.model, some, self.site, lambda _: there.clone())  # the network may work in place
 
         found = (
-            _captum()
+            captum_attr()
             .IntegratedGradients(logits)
             .attribute(
                 tuple(ends),
@@ -293,17 +247,6 @@ class _Integral:
             at_ends = [logits_of(self.model, images), logits(*(band for _, band in start.items()), images)]
         of_class = [end.double().gather(1, classes[:, None])[:, 0].cpu().numpy() for end in at_ends]
         return _Parts(names, (maps.sum((2, 3)), maps.astype(np.float32), *of_class))
-
-
-class _Probed(nn.Module):
-    """A network whose layer passes through `probe` as a map `[B, C, H, W]`, which is the layout that captum expects."""
-
-    def __init__(self, model: Backbone, site: Site) -> None:
-        super().__init__()
-        self.model, self.site, self.probe = model, site, nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return logits_of(self.model, images, self.site, self.probe)
 
 
 def spread(coefficients: np.ndarray, level: int, shape: tuple[int, int], wavelet: str) -> np.ndarray:
@@ -331,43 +274,6 @@ def _spreading(side: int, count: int, level: int, length: int) -> np.ndarray:
     for k in np.flatnonzero(weights.sum(0) == 0):
         weights[int(np.clip(np.rint(step * k + first), 0, side - 1)), k] = 1
     return weights / weights.sum(0)
-
-
-def _captum() -> ModuleType:
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise ImportError("attribution needs captum, which is not installed: pip install sfkd[analysis].") from error
-    return captum.attr
-
-
-def _ready(model: Backbone, images: Tensor, **counts: int) -> Tensor:
-    if not isinstance(model, Backbone):
-        raise TypeError(f"model expects an sfkd.Backbone, got {type(model).__name__}: wrap it in sfkd.Backbone(…).")
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images expects a torch.Tensor [B, C, H, W], got {type(images).__name__}.")
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images expects [B, C, H, W] with B ≥ 1, got {tuple(images.shape)}.")
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} expects an integer ≥ 1, got {value!r}.")
-    images = placed(model, images.detach())
-    check_finite(model.name, INPUT, images)
-    return images
-
-
-def _classes(model: Backbone, images: Tensor, targets: Tensor | Sequence[int] | None, batch_size: int) -> Tensor:
-    """The classes to explain: `targets`, and the model's own answer where there is none."""
-    with torch.no_grad():
-        logits = torch.cat([logits_of(model, some) for some in images.split(batch_size)])
-    answers = logits.argmax(1)
-    if targets is None:
-        return answers
-    given = torch.as_tensor(targets)
-    if given.shape != answers.shape:
-        raise ValueError(f"targets expects one class for each of {len(images)} images, got shape {tuple(given.shape)}.")
-    given = as_classes(given, logits.shape[1]).to(answers.device)
-    return torch.where(given < 0, answers, given)
 
 
 def _origin(

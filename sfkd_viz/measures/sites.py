@@ -67,7 +67,7 @@ def find_sites(model: Backbone, names: Sequence[str], images: Tensor) -> dict[st
     inner = [name for name in names if name != INPUT]
     found = {INPUT: Site(INPUT, "NCHW", _grid(images))}
     if inner:
-        view = _capturing(model, inner)
+        view = model.capturing(inner)
         modules = dict(view.model.named_modules())
         for name in inner:
             if name not in modules:
@@ -85,7 +85,7 @@ def find_sites(model: Backbone, names: Sequence[str], images: Tensor) -> dict[st
 def logits_of(model: Backbone, images: Tensor, site: Site | None = None, change: Any = None) -> Tensor:
     """Logits `[B, K]` of a forward in which the map at `site` is replaced by `change(map)`; intact without a site.
 
-    The hook is removed at the end, errors included.
+    Images are those that `placed` returns. The hook is removed at the end, errors included.
 
     Raises:
         ValueError: a layer that a forward does not call exactly once.
@@ -116,9 +116,9 @@ def evaluating(*models: Backbone | None) -> Iterator[None]:
 
 
 def placed(model: Backbone, images: Tensor) -> Tensor:
-    """`images` with the device and type of the model's weights."""
+    """`images` with the device and type of the model's weights, normalised as these want them."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return images if like is None else images.to(like.device, like.dtype)
+    return model.prepared(images if like is None else images.to(like.device, like.dtype))
 
 
 def as_classes(targets: Tensor, classes: int) -> Tensor:
@@ -166,17 +166,6 @@ def _hooked(model: Backbone, site: Site, change: Callable[[Tensor], Tensor]) -> 
 
 def _logits(model: Backbone, images: Tensor) -> Tensor:
     return _first(model.model(images))
-
-
-def _capturing(model: Backbone, names: list[str]) -> Backbone:
-    if set(names) == set(model.layer_names):
-        return model
-    return Backbone(
-        model.model,
-        layers=names,
-        input_size=model.input_size,  # type: ignore[arg-type]
-        num_prefix_tokens=model._prefix_tokens,
-    )
 
 
 def _site(name: str, output: Any, feature: Tensor, model: str) -> Site:
