@@ -24,6 +24,7 @@ CHANNELS: dict[str, str | None] = {
 WAVELETS = ("haar", "db2", "db3", "db4", "sym2", "sym3", "sym4", "coif1", "bior1.3", "bior2.2", "bior3.1", "rbio2.2")
 MOST_LEVELS = 4
 SIGMAS = (0.02, 0.7)
+MOST_SAMPLES = 240
 ALL_BANDS = "all bands"
 MODELS = {"teacher": "teacher", "alone": "student alone", "student": "distilled student"}
 SITES = ("input", "layer")

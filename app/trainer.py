@@ -51,10 +51,10 @@ def lay_out(microscope: Microscope) -> Trainer:
         name = gr.Textbox(label="Name of the run", placeholder="mine", min_width=120, scale=2)
         teacher = gr.Textbox(label="Teacher (timm name)", placeholder="the recipe's", min_width=150, scale=3)
         student = gr.Textbox(label="Student (timm name)", placeholder="the recipe's", min_width=150, scale=3)
-        epochs = gr.Number(None, label="Epochs", precision=0, minimum=1, maximum=10000, min_width=80, scale=1)
-        download = gr.Checkbox(False, label="Allow downloads", info="weights and data", min_width=120, scale=1)
-        start = gr.Button("Start training", variant="primary", min_width=110, scale=1)
+        epochs = gr.Number(0, label="Epochs (0: the recipe's)", precision=0, min_width=160, scale=2)
+        download = gr.Checkbox(False, label="Allow downloads", info="of weights and data", min_width=130, scale=1)
     with gr.Row(elem_classes="images"):
+        start = gr.Button("Start training", variant="primary", size="sm", scale=0, min_width=130)
         watched = gr.Dropdown([], label="Trainings started here", container=False, min_width=200, scale=3)
         stop = gr.Button("Stop", size="sm", interactive=False, scale=0, min_width=90)
         go_on = gr.Button("Go on", size="sm", interactive=False, scale=0, min_width=90)

@@ -12,7 +12,7 @@ import trainer
 from catalogue import CARDS
 from microscope import Microscope
 from opening import Opening
-from settings import CHANNELS, MOST_LEVELS, SIGMAS, VIEWS, WAVELETS, Settings, bands
+from settings import CHANNELS, MOST_LEVELS, MOST_SAMPLES, SIGMAS, VIEWS, WAVELETS, Settings, bands
 
 LAUNCH_OPTIONS: dict[str, Any] = {
     "ssr_mode": False,
@@ -174,9 +174,7 @@ def _images(first: Opening) -> Images:
         verdict = gr.HTML(first.verdict, apply_default_css=False, scale=8, min_width=480)
         upload = gr.UploadButton("Upload a picture", type="filepath", size="sm", scale=0, min_width=130)
         average = gr.Button("Average over samples:", size="sm", scale=0, min_width=150)
-        count = gr.Number(
-            240, minimum=1, maximum=240, precision=0, label="Number of samples", container=False, scale=0, min_width=70
-        )
+        count = gr.Number(MOST_SAMPLES, precision=0, label="Number of samples", container=False, scale=0, min_width=70)
     return Images(strip, verdict, upload, count, average)
 
 
@@ -204,7 +202,6 @@ def _controls(first: Opening) -> Controls:
             gr.Number(
                 s.number,
                 precision=0,
-                minimum=0,
                 label="Channel number",
                 elem_id="number",
                 min_width=90,

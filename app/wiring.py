@@ -13,7 +13,7 @@ from alerts import told
 from components import picked, so_far
 from messages import MissingWeights, UserError
 from microscope import Microscope, Seen
-from settings import CHANNELS, VIEWS, Settings, bands, key_of_names
+from settings import CHANNELS, MOST_SAMPLES, VIEWS, Settings, bands, key_of_names
 from trainer import Training
 from ui import Page, lay_out, models_of
 from work import Stopped, Task
@@ -178,7 +178,7 @@ class Wiring:
 
     def average(self, count: float | None, request: gr.Request, *values: Any) -> Updates:
         """Look at the first samples, all at once."""
-        source = f"mean:{int(count or 1)}"
+        source = f"mean:{min(max(int(count or 1), 1), MOST_SAMPLES)}"
         settings = replace(self.settings(values), image=source).valid()
         return {
             self.page.images.strip: settings.image,
