@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ class TrainingBatches:
         recipe: data, schedule, seed.
         device: where batches go.
         process, processes: number of this process, and of all.
-        cache: the teacher's outputs and the fixed views that they belong to.
+        cache: the teacher's outputs and the fixed views that they belong to. layers: whose maps are read from it.
     """
 
     def __init__(
@@ -47,8 +47,9 @@ class TrainingBatches:
         process: int = 0,
         processes: int = 1,
         cache: TeacherCache | None = None,
+        layers: Sequence[str] = (),
     ) -> None:
-        self.recipe, self.device, self.cache = recipe, device, cache
+        self.recipe, self.device, self.cache, self.layers = recipe, device, cache, layers
         self.process, self.processes = process, processes
         schedule = recipe.schedule
         self.dataset = create_dataset(recipe.data, "train", seed=recipe.seed, batch_size=schedule.batch_size)
@@ -95,7 +96,7 @@ class TrainingBatches:
     def _from_cache(self, cache: TeacherCache, epoch: int, done: int) -> Iterator[Batch]:
         kept = getattr(self.dataset, "labelled", None)
         for index in self._order(epoch).split(self.recipe.schedule.batch_size)[done:]:
-            images, labels, teacher = cache.batch((epoch - 1) % cache.views, index)
+            images, labels, teacher = cache.batch((epoch - 1) % cache.views, index, self.layers)
             if kept is not None:
                 labels = labels.where(torch.from_numpy(kept[index]), UNLABELLED)
             yield Batch(images, labels, index, teacher)

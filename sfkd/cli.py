@@ -1,4 +1,4 @@
-"""`sfkd train | evaluate | export | list`."""
+"""`sfkd train | evaluate | export | benchmark | list`; `analyze` joins from above."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="run folder")
     export.add_argument("destination")
     export.set_defaults(function=_export)
+
+    benchmark = commands.add_parser("benchmark", help="run studies and fill their tables; goes on where it was stopped")
+    benchmark.add_argument("studies", nargs="+", help="YAML files, see configs/benchmark/")
+    benchmark.add_argument("--jobs", type=int, help="runs at a time, one thread each (default: one a core)")
+    benchmark.add_argument("--quiet", action="store_true", help="no progress bar")
+    benchmark.set_defaults(function=_benchmark)
 
     listing = commands.add_parser("list", help="distillers and their options")
     listing.set_defaults(function=_list)
@@ -124,6 +130,13 @@ def _export(args: argparse.Namespace) -> None:
     from sfkd.loading import export_run
 
     print(f"exported to {export_run(args.run, args.destination)}")
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    from sfkd.benchmark import benchmark
+
+    for table in benchmark(args.studies, jobs=args.jobs, progress=not args.quiet):
+        print(f"complete: {table}")
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ class Schedule:
     cutmix: float = Field(default=0.0, ge=0, description="α of timm's cutmix, 0 = off")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    test_every: int = Field(default=1, ge=1, description="epochs between two looks at the test set; the last always")
     ema_decay: float | None = Field(
         default=None,
         gt=0,

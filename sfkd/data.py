@@ -170,19 +170,20 @@ def _opened(data: Data, split: Split) -> Any:
 def _chosen(data: Data, split: Split, count: int) -> list[int] | None:
     """Sample numbers of a part of a set of `count`, None for all of it; the same every time.
 
-    Training samples and held-out ones are neighbours in one fixed random order, so they never meet.
+    In one fixed random order, what is trained on comes first and what is held out comes last.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    if data.held_out is None:
-        limit = data.train_samples if split == "train" else data.test_samples
-        return order[:limit].tolist() if limit is not None and limit < count else None
-    trained = count - data.held_out if data.train_samples is None else data.train_samples
-    if trained < 1 or trained + data.held_out > count:
+    kept = count - (data.held_out or 0)
+    if data.held_out is not None and (kept < 1 or (data.train_samples or 1) > kept):
         raise DataError(
             f"data.held_out={data.held_out} leaves too few of {count} training images for "
             f"train_samples={data.train_samples}: lower one of them."
         )
-    return (order[:trained] if split == "train" else order[trained : trained + data.held_out]).tolist()
+    if data.held_out is not None and split == "test":
+        return order[kept:].tolist()
+    limit = data.train_samples if split == "train" else data.test_samples
+    limit = kept if limit is None else min(limit, kept)
+    return order[:limit].tolist() if limit < count else None
 
 
 def _labelled(data: Data, count: int) -> np.ndarray | None:

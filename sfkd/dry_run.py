@@ -76,7 +76,7 @@ def dry_run(recipe: Recipe, *, say: Callable[[str], None] = print) -> DryRun:
         steps=steps,
         global_batch=global_batch,
         layers=_layers(distiller),
-        parameters=_parameters(distiller),
+        parameters=distiller.count_parameters(),
         memory={"weights and optimizer": tried.weights, "activations": tried.activations * schedule.batch_size},
         tried=tried.images,
         step_seconds=a_step,
@@ -185,14 +185,6 @@ def _layers(distiller: Distiller) -> dict[str, str]:
 
 def _shape(layer: Any) -> str:
     return f"[{layer.channels}, {layer.grid[0]}, {layer.grid[1]}]"
-
-
-def _parameters(distiller: Distiller) -> dict[str, int]:
-    def count(module: nn.Module | None) -> int:
-        return 0 if module is None else sum(p.numel() for p in module.parameters())
-
-    student, teacher = count(distiller.student), count(distiller.teacher)
-    return {"student": student, "teacher": teacher, "beside": count(distiller) - student - teacher}
 
 
 def _told(recipe: Recipe, found: DryRun, data: str, processes: int, device: torch.device) -> list[str]:

@@ -294,7 +294,7 @@ def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
 def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: Any) -> nn.Module:
     import timm
 
-    import sfkd.mixer  # a name of its own in timm's registry
+    import sfkd.mixer  # noqa: F401  # a name of its own in timm's registry
 
     if name.startswith("local-dir:"):
         return _create_local(Path(name.removeprefix("local-dir:")), num_classes, **kwargs)

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from sfkd.features import Backbone, Output
 from sfkd.runs import RunError, write_atomically
 
 _FORMAT = "sfkd teacher cache 1"
+_ALWAYS = ("images", "labels", "logits")
 _ROWS = 64  # images a forward
 _NOTED = 4096  # images between two notes of how far it is
 # where the data lies and how they are read does not change them
@@ -50,14 +51,35 @@ class TeacherCache:
         described = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
         self.folder, self.views, self.samples = folder, described["views"], described["samples"]
         self.layers: dict[str, str] = described["layers"]
-        names = ("images.npy", "labels.npy", "logits.npy", *self.layers.values())
-        self._arrays = [_mapped(folder / name) for name in names]
+        self._images, self._labels, self._logits = (_mapped(folder / f"{name}.npy") for name in _ALWAYS)
+        self._maps = {layer: _mapped(folder / name) for layer, name in self.layers.items()}
 
-    def batch(self, view: int, index: Tensor) -> tuple[Tensor, Tensor, Output]:
-        """Images of one view, their labels and what the teacher gave for them, on the CPU; `index` `[B]` sample numbers."""
+    def batch(self, view: int, index: Tensor, layers: Sequence[str] | None = None) -> tuple[Tensor, Tensor, Output]:
+        """Images of one view, their labels and what the teacher gave for them, on the CPU.
+
+        Args:
+            index: sample numbers `[B]`.
+            layers: whose maps to read; default all.
+        """
         rows = index.numpy()
-        images, labels, logits, *maps = (torch.from_numpy(array[view, rows]) for array in self._arrays)
-        return images, labels, Output(logits, {name: x.float() for name, x in zip(self.layers, maps, strict=True)})
+        images, labels, logits = (
+            torch.from_numpy(array[view, rows]) for array in (self._images, self._labels, self._logits)
+        )
+        wanted = self.layers if layers is None else layers
+        return (
+            images,
+            labels,
+            Output(logits, {name: torch.from_numpy(self._maps[name][view, rows]).float() for name in wanted}),
+        )
+
+    def remembered(self, name: str, compute: Callable[[], float]) -> float:
+        """A number about the teacher, computed once and kept with its outputs."""
+        file = self.folder / "remembered.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if name not in known:
+            known[name] = compute()
+            write_atomically(file, json.dumps(known) + "\n")
+        return float(known[name])
 
 
 def teacher_cache(
@@ -118,7 +140,8 @@ def _key(data: Data, teacher: Backbone, layers: dict[str, str]) -> str:
 
 
 def _plain(data: Data) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(data).items() if k not in _NOT_IN_KEY}
+    left_out = (*_NOT_IN_KEY, "held_out") if data.train_samples else _NOT_IN_KEY
+    return {k: v for k, v in dataclasses.asdict(data).items() if k not in left_out}
 
 
 def _done(folder: Path, description: dict[str, Any]) -> int:

@@ -103,6 +103,14 @@ class RunFolder:
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
         write_atomically(self.path / "config.yaml", dump_recipe(recipe))
 
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` holds."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+
+    def describe(self, **known: Any) -> None:
+        """Add to `environment.json`."""
+        write_atomically(self.path / "environment.json", json.dumps(self.environment() | known, indent=2) + "\n")
+
     # -- metrics ------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> list[dict[str, float]]:
@@ -114,8 +122,9 @@ class RunFolder:
             return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
-        """Replace `metrics.csv`; columns are those of the first row, in order."""
-        lines = [",".join(rows[0])] + [",".join(_number(row.get(k)) for k in rows[0]) for row in rows]
+        """Replace `metrics.csv`; columns in the order in which rows have them, empty where a row lacks one."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [",".join(names)] + [",".join(_number(row.get(k)) for k in names) for row in rows]
         write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
     def write_progress(self, progress: dict[str, float]) -> None:

@@ -119,7 +119,9 @@ class _Training:
         self.teacher = build_teacher(recipe, folder)
         self.distiller = build_distiller(recipe, student, self.teacher)
         place: dict[str, Any] = {"process": accelerator.process_index, "processes": accelerator.num_processes}
-        self.batches = TrainingBatches(recipe, device=accelerator.device, cache=self._cache(), **place)
+        self.cache = self._cache()
+        layers = self.distiller.teacher_layers
+        self.batches = TrainingBatches(recipe, device=accelerator.device, cache=self.cache, layers=layers, **place)
         self.tests = EvaluationBatches(recipe, device=accelerator.device, **place)
         self.steps = self.batches.steps
         self.engine = Engine(self.distiller, recipe, accelerator, self.steps)
@@ -138,21 +140,22 @@ class _Training:
             self._go_on(checkpoint)
         epochs = self.recipe.schedule.epochs
         for epoch in range(self.done[0] + 1, epochs + 1):
-            row = self._epoch(epoch) | self._evaluated()
+            row = self._epoch(epoch) | self._evaluated(epoch)
             self.rows.append(row)
             self.done = (epoch, 0)
             if self.accelerator.is_main_process:
                 self.folder.write_metrics(self.rows)
             self._save()
             self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
+            top1 = f"top-1 {row['top1']:.2f} %, " if "top1" in row else ""
             self.told.say(
-                f"{self.recipe.out}: epoch {epoch}/{epochs}, loss {row['loss']:.3f}, top-1 {row['top1']:.2f} %, "
+                f"{self.recipe.out}: epoch {epoch}/{epochs}, loss {row['loss']:.3f}, {top1}"
                 f"{row['images_per_second']:.0f} images/s"
             )
         self._finish()
 
     def _cache(self) -> TeacherCache | None:
-        if self.recipe.precompute is None or self.teacher is None or not self.distiller.needs_teacher:
+        if self.recipe.precompute is None or self.teacher is None:
             return None
         place: dict[str, Any] = {"device": self.accelerator.device, "processes": self.accelerator.num_processes}
         teacher = self.teacher.to(self.accelerator.device).eval()
@@ -163,15 +166,24 @@ class _Training:
 
         Both before anything is prepared: FSDP cuts up the teacher, too.
         """
-        if self.teacher is None:
-            return
-        self.distiller.to(self.accelerator.device)
-        top1 = self.evaluate(self.teacher)
-        near = ": near chance, is it trained for these classes?" if top1 < 200 / self.recipe.data.num_classes else ""
-        self.told.say(f"{self.recipe.out}: teacher top-1 {top1:.2f} %{near}")
-        if self.distiller.fit_batches:
+        teacher = self.teacher
+        known: dict[str, Any] = {"parameters": self.distiller.count_parameters()}
+        if teacher is not None:
+            self.distiller.to(self.accelerator.device)
+            known |= {"teacher_top1": self._teacher_top1(teacher)}
+        if self.accelerator.is_main_process:
+            self.folder.describe(**known)
+        if teacher is not None and self.distiller.fit_batches:
             seen = (batch for step in self.batches.epoch(1) for batch in step)
-            self.distiller.fit(_outputs(self.teacher, islice(seen, self.distiller.fit_batches)))
+            self.distiller.fit(_outputs(teacher, islice(seen, self.distiller.fit_batches)))
+
+    def _teacher_top1(self, teacher: Backbone) -> float:
+        data = self.recipe.data
+        tests = f"{data.test_split}, {len(self.tests.dataset)} images, {data.held_out or 0} held out"
+        top1 = self.cache.remembered(tests, lambda: self.evaluate(teacher)) if self.cache else self.evaluate(teacher)
+        near = ": near chance, is it trained for these classes?" if top1 < 200 / data.num_classes else ""
+        self.told.say(f"{self.recipe.out}: teacher top-1 {top1:.2f} %{near}")
+        return top1
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         self.engine.module.train()
@@ -236,7 +248,10 @@ class _Training:
         hits, images = self.accelerator.reduce(counted, reduction="sum").tolist()
         return 100 * hits / images
 
-    def _evaluated(self) -> dict[str, float]:
+    def _evaluated(self, epoch: int) -> dict[str, float]:
+        schedule = self.recipe.schedule
+        if epoch % schedule.test_every and epoch < schedule.epochs:
+            return {}
         top1 = self.evaluate(self.engine.student())
         if self.engine.average is None:
             return {"top1": top1}
@@ -281,7 +296,7 @@ class _Training:
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
-        best = max(self.rows, key=lambda row: row["top1"])
+        best = max((row for row in self.rows if "top1" in row), key=lambda row: row["top1"])
         self.told.say(
             f"{self.recipe.out}: done, top-1 {self.rows[-1]['top1']:.2f} % after the last epoch (the one that is kept); "
             f"the best was {best['top1']:.2f} % after epoch {best['epoch']:.0f}"

@@ -262,8 +262,9 @@ def test_what_is_held_out_is_never_trained_on(tmp_path: Path, digits: Writer) ->
         assert (len(train), len(test)) == (trained or 25, 15)
         assert not set(train) & set(test)
         assert set(train) | set(test) <= set(whole)
-    # what is trained on does not depend on what is held out
+    # neither part depends on the size of the other
     assert train == pixels(create_dataset(data(root, train_samples=20, **options), "train"))
+    assert test == pixels(create_dataset(data(root, held_out=15, **options), "test"))
 
 
 def test_too_much_held_out_or_labelled(tmp_path: Path, digits: Writer) -> None:

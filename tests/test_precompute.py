@@ -231,7 +231,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 
 def test_arrays_are_mapped_not_read(asked: RecipeOf) -> None:
     cache = cached(asked())
-    assert all(isinstance(array, np.memmap) for array in cache._arrays)
+    assert all(isinstance(array, np.memmap) for array in (cache._images, cache._logits, *cache._maps.values()))
 
 
 def test_a_run_is_resumed_with_its_cache(asked: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

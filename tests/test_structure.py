@@ -13,7 +13,7 @@ SOURCES = sorted(path for folder in ("sfkd", "sfkd_viz", "app") for path in (ROO
 
 # Low to high. A module imports what stands on a lower line; inside a folder of modules they may meet.
 ORDER = [
-    {"_checks", "_distributed", "_random"},
+    {"_checks", "_distributed", "_random", "mixer"},
     {"wavelet"},
     {"fourier"},
     {"refine", "features"},
@@ -27,7 +27,8 @@ ORDER = [
     {"loading"},
     {"watch", "engine"},
     {"train"},
-    {"dry_run"},
+    {"dry_run", "study"},
+    {"benchmark"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -157,3 +157,14 @@ class Distiller(nn.Module):
         models = ("student.", "teacher.")
         state = self.state_dict() if state is None else state
         return {name: value for name, value in state.items() if not name.startswith(models)}
+
+    def count_parameters(self) -> dict[str, int]:
+        """Of the "student", of the "teacher", and of what is trained "beside" the student."""
+        student, teacher = (
+            0 if m is None else sum(p.numel() for p in m.parameters()) for m in (self.student, self.teacher)
+        )
+        return {
+            "student": student,
+            "teacher": teacher,
+            "beside": sum(p.numel() for p in self.parameters()) - student - teacher,
+        }
