@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import html
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 from alerts import told
+from api import Api
 from components import picked, so_far
 from messages import MissingWeights, UserError
 from microscope import Microscope, Seen
@@ -39,7 +41,16 @@ def build(microscope: Microscope) -> gr.Blocks:
     with gr.Blocks(title="SFKD microscope", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         page = lay_out(microscope, table)
         Wiring(microscope, page).connect(blocks)
+        _offer(Api(microscope))
     return blocks
+
+
+def _offer(api: Api) -> None:
+    """Every method of the API as an endpoint of its name."""
+    for name, method in inspect.getmembers(api, inspect.ismethod):
+        if not name.startswith("_"):
+            described = inspect.getdoc(method)
+            gr.api(told(method), api_name=name, api_description=described, concurrency_id="api", concurrency_limit=2)
 
 
 class Wiring:
