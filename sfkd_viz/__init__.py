@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sfkd_viz.measures import wavelet_attribution as wavelet_attribution
     from sfkd_viz.plots import plot_attribution as plot_attribution
     from sfkd_viz.plots import plot_band_ablation as plot_band_ablation
+    from sfkd_viz.plots import plot_band_energy as plot_band_energy
     from sfkd_viz.plots import plot_cka as plot_cka
     from sfkd_viz.plots import plot_ds2s as plot_ds2s
     from sfkd_viz.plots import plot_gaussian_mask as plot_gaussian_mask
@@ -63,6 +64,7 @@ _MEASURES = (
 _PLOTS = (
     "plot_attribution",
     "plot_band_ablation",
+    "plot_band_energy",
     "plot_ds2s",
     "plot_gaussian_mask",
     "plot_radial_spectrum",

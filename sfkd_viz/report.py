@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from sfkd.runs import write_atomically
 from sfkd_viz import plots, theme
+from sfkd_viz.measures.inputs import WORDS
 
 if TYPE_CHECKING:
     from sfkd_viz.analysis import Analysis
@@ -54,7 +55,7 @@ def write_report(analysis: Analysis, path: str | Path, *, title: str = "What dis
     body = [fig.to_html(full_html=False, include_plotlyjs=False) for fig in _figures(analysis)]
     if analysis.transfer is not None:
         body.insert(1, _largest_movements(analysis.transfer))
-    models = ", ".join(f"{role}: {name}" for role, name in analysis.models.items())
+    models = ", ".join(f"{WORDS[role]}: {name}" for role, name in analysis.models.items())
     facts = f"{models}. {analysis.images:,} images, {analysis.wavelet} wavelet, {analysis.levels} levels."
     templates = {"light": theme.TEMPLATE.to_plotly_json(), "dark": theme.DARK.to_plotly_json()}
     page = _PAGE.format(
@@ -79,6 +80,8 @@ def _figures(analysis: Analysis) -> Iterator[go.Figure]:
     for role, spectra in analysis.spectra.items():
         fig = plots.plot_radial_spectrum({html.escape(layer): spectrum for layer, spectrum in spectra.items()})
         yield _headed(fig, role)
+    for role, energies in analysis.band_energy.items():
+        yield _headed(plots.plot_band_energy({html.escape(layer): energy for layer, energy in energies.items()}), role)
     for role, ablation in analysis.ablation.items():
         yield _headed(plots.plot_band_ablation(ablation), role)
     for role, attribution in analysis.attribution.items():
@@ -86,24 +89,18 @@ def _figures(analysis: Analysis) -> Iterator[go.Figure]:
 
 
 def _headed(fig: go.Figure, role: str) -> go.Figure:
-    return fig.update_layout(title_text=f"{role.capitalize()} · {fig.layout.title.text}")
+    return fig.update_layout(title_text=f"{WORDS[role].capitalize()} · {fig.layout.title.text}")
 
 
 def _largest_movements(transfer: Transfer, rows: int = 10) -> str:
     table = transfer.to_dataframe().dropna(subset=["transfer"])
-    table = table.loc[table["transfer"].abs().sort_values(ascending=False).index]
-    columns = [
-        "band",
-        "teacher",
-        "student",
-        "grid",
-        "alone",
-        "distilled",
-        "transfer",
-        "joint_low",
-        "joint_high",
-        "moved",
-    ]
-    signed = dict.fromkeys(("transfer", "joint_low", "joint_high"), "{:+.3f}".format)
-    shown = table[columns].head(rows).to_html(index=False, border=0, float_format="{:.3f}".format, formatters=signed)
-    return f'<h2>Largest movements</h2><div class="table">{shown}</div>'
+    table = table.loc[table["transfer"].abs().sort_values(ascending=False).index].head(rows)
+    table["moved"] = table["moved"].map({True: "yes", False: "no"})
+    heads = {
+        **{name: name for name in ("band", "teacher", "student", "grid", "alone", "distilled")},
+        **{"transfer": "movement", "joint_low": "joint interval from", "joint_high": "to", "moved": "beyond it"},
+    }
+    signed = dict.fromkeys(("movement", "joint interval from", "to"), "{:+.3f}".format)
+    shown = table[list(heads)].rename(columns=heads)
+    text = shown.to_html(index=False, border=0, float_format="{:.3f}".format, formatters=signed)
+    return f'<h2>Largest movements</h2><div class="table">{text}</div>'

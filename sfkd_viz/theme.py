@@ -24,7 +24,7 @@ _SCREEN = 1000  # px, the width at which heights and margins of the figures were
 
 def _template(ink: str, grid: str, ground: str) -> go.layout.Template:
     axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True}
-    axis["title"] = {"font": {"size": 13}}
+    axis |= {"title": {"font": {"size": 13}}, "ticks": ""}  # else axes without a grid have ticks, labels or not
     return go.layout.Template(
         layout={
             "font": {"family": "Inter, Helvetica Neue, Arial, sans-serif", "size": 13, "color": ink},
@@ -91,6 +91,7 @@ def paper(fig: go.Figure, *, columns: Literal[1, 2] = 1) -> go.Figure:
     printed.update_xaxes(title_font_size=text, title_standoff=4)
     printed.update_yaxes(title_font_size=text, title_standoff=4)
     printed.update_traces(line_width=1.2, marker_size=3, selector={"type": "scatter"})
+    printed.update_traces(textfont_size=round(0.75 * text, 1), selector={"type": "heatmap"})
     printed.for_each_coloraxis(lambda axis: axis.colorbar.update(thickness=6, title_font_size=text))
     return printed
 

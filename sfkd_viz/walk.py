@@ -13,7 +13,7 @@ from sfkd.features import Backbone
 from sfkd.wavelet import Mode
 from sfkd_viz.measures.blocks import BLOCK, HSICStream
 from sfkd_viz.measures.cka import CKA, cka_of
-from sfkd_viz.measures.inputs import check_finite
+from sfkd_viz.measures.inputs import WORDS, check_finite
 from sfkd_viz.measures.spectrum import Spectrum
 from sfkd_viz.measures.subbands import BandEnergy
 from sfkd_viz.measures.sums import LayerSums
@@ -82,7 +82,9 @@ class Walk:
 
     def alignment(self) -> dict[str, CKA]:
         """CKA of the teacher with each other model, by role."""
-        return {pair[1]: cka_of(self.stream, pair) for pair in self.pairs} if self.wanted & _ALIGNED else {}
+        if not self.wanted & _ALIGNED:
+            return {}
+        return {role: cka_of(self.stream, (teacher, role), b=WORDS[role]) for teacher, role in self.pairs}
 
     def spectra(self) -> dict[str, dict[str, Spectrum]]:
         """Mean spectra by role and layer."""

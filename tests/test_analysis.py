@@ -417,7 +417,7 @@ def test_the_report_opens_offline_and_starts_with_the_sentence(analysis: Analysi
     assert body.startswith("<h1>&lt;b&gt;run&lt;/b&gt;</h1>")
     assert body.index('class="sentence"') < body.index("Plotly.newPlot")
     figures = body.count("Plotly.newPlot")
-    assert figures == 1 + 2 + 3  # transfer, two alignments, three spectra
+    assert figures == 1 + 2 + 3 + 3  # transfer, two alignments, three spectra, three energies
     assert body.count("<h2>Largest movements</h2>") == 1
     assert "prefers-color-scheme: dark" in page
 

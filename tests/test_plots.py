@@ -65,6 +65,21 @@ def test_plot_subbands_places_every_band_once():
     assert fig.layout.coloraxis.cmin == -fig.layout.coloraxis.cmax
 
 
+def test_plot_band_energy_writes_shares_where_a_grid_bears_the_band():
+    features = {"large": RNG.normal(size=(3, 16, 16)), "small": RNG.normal(size=(3, 4, 4)), "cell": np.ones((3, 1, 1))}
+    fig = sfkd_viz.plot_band_energy(features)
+    (heat,) = fig.data
+    assert (list(heat.x), list(heat.y)) == (["A", "H2", "V2", "D2", "H1", "V1", "D1"], ["large", "small", "cell"])
+    large, small = (sfkd_viz.band_energy(features[name]).share for name in ("large", "small"))
+    np.testing.assert_allclose(heat.z[0], np.log10([large[b.replace("A", "A2")] for b in heat.x]), rtol=1e-5)
+    assert heat.z[1][0] == pytest.approx(np.log10(small["A1"]), rel=1e-5)
+    assert np.isnan(heat.z[1][1:4]).all()
+    assert (heat.text[1][1], heat.text[1][0]) == ("", f"{100 * small['A1']:.0f}")
+    assert (heat.text[2][0], fig.layout.coloraxis.cmax) == ("100", 0)
+    with pytest.raises(ValueError, match=r"results of one wavelet.*a: haar, b: db2"):
+        sfkd_viz.plot_band_energy({"a": sfkd_viz.band_energy(np.eye(8)), "b": sfkd_viz.band_energy(np.eye(8), "db2")})
+
+
 @pytest.mark.parametrize("wavelet", ["db2", "bior2.2"])
 def test_plot_subbands_of_long_filters_and_odd_sizes(wavelet):
     fig = sfkd_viz.plot_subbands({"a": RNG.normal(size=(3, 15, 13)), "b": RNG.normal(size=(3, 4, 4))}, wavelet, 3)
@@ -116,7 +131,7 @@ DESCRIPTIVE = {
     "subbands": sfkd_viz.plot_subbands,
     "gaussian_filter": sfkd_viz.plot_gaussian_mask,
     "relative_amplitude": sfkd_viz.plot_relative_amplitude,
-    "band_energy": None,
+    "band_energy": sfkd_viz.plot_band_energy,
 }
 
 
@@ -126,15 +141,14 @@ def test_any_feature_is_measured_tabulated_and_drawn(name, feat):
     measured = getattr(sfkd_viz, name)(feat)
     assert len(measured.to_dataframe())
     plot = DESCRIPTIVE[name]
-    if plot is not None:
-        ready = plot(measured)
-        named = plot({"layer": feat})
-        assert len(ready.data) == len(named.data) > 0
-        assert len(sfkd_viz.figure_data(named))
-        named.to_json()
+    ready = plot(measured)
+    named = plot({"layer": feat})
+    assert len(ready.data) == len(named.data) > 0
+    assert len(sfkd_viz.figure_data(named))
+    named.to_json()
 
 
-@pytest.mark.parametrize("name", [name for name, plot in DESCRIPTIVE.items() if plot])
+@pytest.mark.parametrize("name", DESCRIPTIVE)
 def test_a_feature_with_nan_is_refused_by_its_name(name):
     features = {"teacher": np.ones((4, 4)), "student": np.full((4, 4), np.nan)}
     with pytest.raises(ValueError, match=r"student has 16 NaN and 0 infinite"):

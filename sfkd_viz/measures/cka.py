@@ -176,8 +176,8 @@ class CKAStream:
         return cka_of(self._stream, ("a", "b"))
 
 
-def cka_of(stream: HSICStream, pair: tuple[str, str]) -> CKA:
-    """`CKA` of one pair of models of a stream.
+def cka_of(stream: HSICStream, pair: tuple[str, str], *, b: str | None = None) -> CKA:
+    """`CKA` of one pair of models of a stream; b: what the second is called, if not by its name there.
 
     Raises:
         ValueError: fewer than 4 images.
@@ -188,7 +188,7 @@ def cka_of(stream: HSICStream, pair: tuple[str, str]) -> CKA:
     cross, own_a, own_b = (np.stack(tables) for tables in zip(*(block.tables for block in blocks), strict=True))
     return CKA(
         a=pair[0],
-        b=pair[1],
+        b=b or pair[1],
         rows=tuple(stream.grids[pair[0]]),
         columns=tuple(stream.grids[pair[1]]),
         bands=stream.bands,

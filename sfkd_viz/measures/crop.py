@@ -53,4 +53,4 @@ def _crop(side: int, size: int, dtype: torch.dtype, device: torch.device) -> Ten
         waves = torch.fft.rfft(torch.eye(side, dtype=torch.float64), dim=0, norm="forward")[: size // 2 + 1]
         if size % 2 == 0 and size < side:
             waves[-1] *= 2  # +n/2 and −n/2 meet in one coefficient, of which irfft reads the real part alone
-        return torch.fft.irfft(waves, n=size, dim=0, norm="forward").to(device, dtype)
+        return torch.fft.irfft(waves, n=size, dim=0, norm="forward").to(device, dtype).contiguous()

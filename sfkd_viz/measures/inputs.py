@@ -11,6 +11,8 @@ from torch import Tensor
 
 Channel = int | Literal["energy", "pc1", "pc2", "pc3"]
 Feature = Any
+# what the models of a run or an analysis are called
+WORDS = {"teacher": "teacher", "student": "student", "baseline": "student alone"}
 _T = TypeVar("_T")
 _COMPONENTS = {"pc1": 0, "pc2": 1, "pc3": 2}
 _DIMENSIONS = {2: "[H, W]", 3: "[C, H, W]", 4: "[B, C, H, W]"}

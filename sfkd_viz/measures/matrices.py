@@ -29,17 +29,16 @@ class Level(NamedTuple):
     columns: tuple[Tensor, Tensor]
 
 
-def along_axes(x: Tensor, rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+def along_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows · x · columnsᵀ for maps `[..., H, W]`: `[..., h, w]`, in one product where the maps are small."""
     height, width = x.shape[-2:]
     maps = x.reshape(-1, height, width)
     shape = (len(maps), len(rows), len(columns))
     if height * width <= _SMALL:
-        flat = None if out is None else out.view(shape[0], -1)
-        product = torch.mm(maps.flatten(1), torch.kron(rows, columns).T, out=flat)
+        product = maps.flatten(1) @ torch.kron(rows, columns).T
     else:
         half = (maps.reshape(-1, width) @ columns.T).view(shape[0], height, shape[2])
-        product = torch.bmm(rows.expand(shape[0], *rows.shape), half, out=None if out is None else out.view(shape))
+        product = torch.bmm(rows.expand(shape[0], *rows.shape), half)
     return product.view(*x.shape[:-2], *shape[1:])
 
 

@@ -54,8 +54,9 @@ class Site:
 def find_sites(model: Backbone, names: Sequence[str], images: Tensor) -> dict[str, Site]:
     """Sites by name, found by comparing each module's output with the map that `Backbone` captures under that name.
 
-    Of 35 timm families that were tried 30 pass; refused are maps that are made from a module's output by reordering (Hiera),
-    or that belong to no module (CoaT, CrossViT, HRNet, Twins), since putting those back needs the model's own code.
+    All 98 families of timm 1.0.31 give maps, and 90 pass here. Refused are maps that are made from a module's output by
+    reordering (Hiera, TNT), or that timm lists under no module's name (CoaT, CrossViT, Gemma4, HRNet, MViTv2, Twins), since
+    putting those back needs the model's own code.
 
     Args:
         names: "input", or layers of the model; any module name that gives a map.

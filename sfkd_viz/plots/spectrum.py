@@ -114,7 +114,9 @@ def plot_radial_spectrum(
         fig.add_vline(x=_nyquist(profile), line={"color": stroke["color"], "width": 1, "dash": "dot"})
     word = "share of energy in the ring" if quantity == "share" else "mean power per coefficient"
     fig.update_xaxes(title_text=_AXIS[unit])
-    fig.update_yaxes(title_text=word, type="log", exponentformat="power")
+    drawn = np.concatenate([trace.y for trace in fig.data])
+    decades = np.log10(drawn.max() / drawn.min())
+    fig.update_yaxes(title_text=word, type="log", exponentformat="power", dtick=1 if decades > 2 else "D2")
     note = "Rings are one cycle/image wide. Dotted: Nyquist of each grid; beyond it only the corners of the plane."
     return theme.titled(fig, "Radial energy spectrum", note, 440)
 

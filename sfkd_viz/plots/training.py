@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sfkd_viz import theme
+from sfkd_viz.measures.inputs import WORDS
 from sfkd_viz.measures.training import ROLES, TrainingCurves, kind_of, training_curves
 
 _PANELS = {
@@ -18,7 +19,6 @@ _PANELS = {
     "weight": ("weights of the loss parts", "weight"),
     "ratio": ("variance of the target / of the raw target", "ratio"),
 }
-_WORDS = {"student": "student", "baseline": "student alone", "teacher": "teacher"}
 
 
 def plot_training(run: Any) -> go.Figure:
@@ -58,7 +58,7 @@ def plot_training(run: Any) -> go.Figure:
             col=place + 1,
         )
         fig.update_xaxes(title_text="epoch", row=row + 1, col=place + 1)
-    states = [f"{_WORDS[role]}: {measured.written(role)} of {measured.epochs[role]} epochs" for role in measured.runs]
+    states = [f"{WORDS[role]}: {measured.written(role)} of {measured.epochs[role]} epochs" for role in measured.runs]
     title = f"Training · {measured.name} · {measured.method}" + ("" if measured.finished else " · not finished")
     legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top", "tracegroupgap": 14}
     return theme.titled(fig, title, " · ".join(states), 170 + 250 * rows).update_layout(legend=legend)
@@ -81,7 +81,7 @@ def _line(
 ) -> go.Scatter:
     kind, role, column = which
     plain = column in ("top1", "lr", "images_per_second")
-    word = _WORDS[role] if plain else f"{_WORDS[role]}: {column}" if of_role else column
+    word = WORDS[role] if plain else f"{WORDS[role]}: {column}" if of_role else column
     group = "runs" if of_role else kind
     titles = {"runs": "runs", "loss": "loss parts", "weight": "weights", "ratio": "target ratio"}
     return go.Scatter(
