@@ -143,7 +143,9 @@ def load_study(path: str | Path) -> tuple[Study, Pairs]:
 
 def runs_of(study: Study, pairs: Pairs) -> list[Run]:
     """Every run of a study, seed by seed, so that a table that is not complete is even."""
-    return [_run(study, pairs, name, cell, seed) for seed in study.seeds for name in study.pairs for cell in study.cells]
+    return [
+        _run(study, pairs, name, cell, seed) for seed in study.seeds for name in study.pairs for cell in study.cells
+    ]
 
 
 def _run(study: Study, pairs: Pairs, name: str, cell: Cell, seed: int) -> Run:

@@ -407,6 +407,13 @@ def test_the_papers_ablation_of_gffl(tiny: Tiny, images: Tensor, spectral_loss: 
         torch.testing.assert_close(result.layers[f"{spectral_loss}/{layer}"], loss(view.refined, view.teacher))
 
 
+def test_without_a_spectral_loss_the_bands_alone_are_left(tiny: Tiny, images: Tensor) -> None:
+    with_both, alone = (build(tiny, "sfkd", spectral_loss=loss)(images, TARGETS) for loss in ("gffl", "none"))
+    assert set(alone.parts) == {"ce", "kd", "bands"}
+    torch.testing.assert_close(alone.parts["bands"], with_both.parts["bands"])
+    torch.testing.assert_close(alone.loss, with_both.loss - with_both.parts["gffl"])
+
+
 @torch.no_grad()
 def test_band_weights_reach_the_band_loss(tiny: Tiny, images: Tensor) -> None:
     """Also where a layer was clamped and lacks the band."""

@@ -20,7 +20,7 @@ from sfkd.losses import Spectrum, band_loss, check_band_weights, hint_loss, info
 from sfkd.refine import DS2S, DS2SStages, Variant
 from sfkd.wavelet import Mode, SubBands, decompose, max_levels, reconstruct
 
-SpectralLoss = Literal["gffl", "mse", "infonce"]
+SpectralLoss = Literal["gffl", "mse", "infonce", "none"]
 Weighting = Literal["fixed", "uncertainty"]
 
 
@@ -70,7 +70,7 @@ class SFKD(Aligned):
             approximation 1 and all details together 0.5.
         ds2s: "full", "light" or "off", of `sfkd.DS2S`.
         spectral_loss: what compares the refined maps: "gffl"; "mse", their mean squared difference; "infonce",
-            `sfkd.losses.infonce_loss`. The part bears its name.
+            `sfkd.losses.infonce_loss`. The part bears its name. "none" leaves it out.
         sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
@@ -138,18 +138,21 @@ class SFKD(Aligned):
         bands, spectra, ratios = {}, {}, {}
         for layer, view in self.views(student, teacher).items():
             target = self.refine_target(view.target, layer)
-            fixed = target is view.target
             bands[layer] = band_loss(view.stages.across, target, weights=self.band_weights)
-            spectra[layer] = self.spectral_distance(view.refined, view.teacher if fixed else reconstruct(target), layer)
             ratios[layer] = target_ratio(target, view.target)
-        if self.log_variances is None:
-            return {"bands": over_layers(bands, target_ratios=ratios), self.spectral_loss: over_layers(spectra)}
-        of_bands, of_spectra = (-self.log_variances).exp()
-        return {
-            "bands": over_layers(bands, of_bands, ratios),
-            self.spectral_loss: over_layers(spectra, of_spectra),
-            "uncertainty": Term(1.0, self.log_variances.sum()),
-        }
+            if self.spectral_loss != "none":
+                whole = view.teacher if target is view.target else reconstruct(target)
+                spectra[layer] = self.spectral_distance(view.refined, whole, layer)
+        of_bands: float | Tensor = 1.0
+        of_spectra: float | Tensor = 1.0
+        if self.log_variances is not None:
+            of_bands, of_spectra = (-self.log_variances).exp()
+        terms = {"bands": over_layers(bands, of_bands, ratios)}
+        if spectra:
+            terms[self.spectral_loss] = over_layers(spectra, of_spectra)
+        if self.log_variances is not None:
+            terms["uncertainty"] = Term(1.0, self.log_variances.sum())
+        return terms
 
     def spectral_distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
         """Scalar distance of the refined maps `[B, d, h, w]` of the student's layer `layer` and the target."""
