@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,11 @@ def progress() -> gr.HTML:
 def so_far(words: str, share: float | None) -> dict[str, Any]:
     """Value of the progress: words, and the share that is done."""
     return {"words": words, "share": share}
+
+
+def remark(text: str, *, alert: bool = False) -> str:
+    """A line for the visitor, as HTML; empty for nothing."""
+    if not text:
+        return ""
+    role, look = ("alert", "remark wrong") if alert else ("status", "remark")
+    return f"<p class='{look}' role='{role}'>{html.escape(text)}</p>"

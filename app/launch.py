@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"sfkd app: {args.host}:{args.port or 'any port'} cannot be opened: {error}", file=sys.stderr)
         return 2
-    address = page.share_url or page.local_url
+    address = str(page.share_url or page.local_url)
     print(f"SFKD microscope: {address}  (stop with Ctrl+C)", flush=True)
     if not args.no_browser:
         import webbrowser

@@ -55,7 +55,7 @@ def make(engine: Engine, pair: str) -> Opening:
     from work import Work
 
     sheet = engine.show(Settings(pair=pair), Work())
-    strip = [tuple(picture) for picture in engine.pictures.strip()]
+    strip = [(picture.source, picture.label, picture.uri) for picture in engine.pictures.strip()]
     return Opening(engine.describe(pair), strip, sheet.settings, sheet.answer, sheet.figures, sheet.verdict)
 
 

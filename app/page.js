@@ -13,6 +13,11 @@
   });
   const dark = () => document.body.classList.contains("dark");
   const figures = new Set();
+  const CONFIG = {
+    displaylogo: false,
+    plotlyServerURL: "", // plotly offers to send the figure to its makers
+    modeBarButtonsToRemove: ["sendChartToCloud", "toImage", "select2d", "lasso2d"],
+  };
 
   function save(name, blob) {
     const link = document.createElement("a");
@@ -70,9 +75,7 @@
           const key = `${dark()}|${props.value}`;
           if (key === drawn) break;
           drawn = key;
-          await Plotly.react(plot, shown.data, layout(false), {
-            displaylogo: false, responsive: false, modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
-          });
+          await Plotly.react(plot, shown.data, layout(false), CONFIG);
         } while (again);
         root.dataset.drawn = Number(root.dataset.drawn || 0) + 1;
         root.dispatchEvent(new CustomEvent("sfkd:drawn", { bubbles: true }));
@@ -98,7 +101,7 @@
       const title = shown.title.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
       const html = `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${title}</title>` +
         `<script>${library}<\/script></head><body><div id="figure"></div><script>const drawing = ${drawing};` +
-        `Plotly.newPlot("figure", drawing.data, drawing.layout, {displaylogo: false});<\/script></body></html>`;
+        `Plotly.newPlot("figure", drawing.data, drawing.layout, ${JSON.stringify(CONFIG)});<\/script></body></html>`;
       save(`${shown.name}.html`, new Blob([html], { type: "text/html" }));
     }
 
@@ -229,11 +232,13 @@
     document.body.classList.toggle("dark");
   }
 
-  addEventListener("DOMContentLoaded", () => {
+  function begin() {
     document.body.dataset.view = new URLSearchParams(location.search).get("view") || "overview";
     new MutationObserver(() => figures.forEach((renew) => renew())).observe(document.body, {
       attributes: true, attributeFilter: ["class"],
     });
-  });
+  }
+  if (document.body) begin();
+  else addEventListener("DOMContentLoaded", begin);
   window.sfkd = { figure, strip, progress, address, theme };
 })();

@@ -97,7 +97,8 @@ def _of_run(key: str, path: Path, content: str, device: str) -> Pair:
     names = {"teacher": "teacher", "alone": "student alone", "student": f"student ({run.config.method.name})"}
     present = {role: model.to(device) for role, model in models.items() if model is not None}
     own = isinstance(run.distiller, SFKD)
-    distiller = (run.distiller if own else _untrained(run.student, run.teacher)).to(device)
+    distiller = run.distiller if isinstance(run.distiller, SFKD) else _untrained(run.student, run.teacher)
+    distiller = distiller.to(device)
     header = header_of_run(run, "bundled run" if key == BUNDLED else f"run {path.name}")
     described = Described(key, {role: names[role] for role in present}, _layers(distiller), header)
     return Pair(content, described, present, distiller, own, run, None if key == BUNDLED else path)

@@ -79,6 +79,18 @@ class Settings:
         """The band as `plot_cka` and `plot_transfer` take it: None for all of them."""
         return {ALL_BANDS: None, "whole": "all"}.get(self.band, self.band)
 
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Settings:
+        """Settings of a page's values, in which anything may stand: what is of no use is left at its default."""
+        sound = {}
+        for name, usual in vars(Settings()).items():
+            value = values.get(name)
+            try:
+                sound[name] = usual if value is None else type(usual)(value)
+            except (TypeError, ValueError, OverflowError):
+                sound[name] = usual
+        return Settings(**sound).valid()
+
     def valid(self) -> Settings:
         """These settings with a default in place of every value that is none of its control's."""
         default = Settings()
@@ -179,17 +191,17 @@ def _said(settings: Settings) -> dict[str, str]:
     }
 
 
-def _names(_: str, query: Mapping[str, str]) -> dict[str, str | int]:
+def _names(_: str, query: Mapping[str, str]) -> dict[str, Any]:
     return {"pair": "|".join(("timm", query["teacher"], query["student"], query.get("weights", "random")))}
 
 
-def _channel(text: str, _: Mapping[str, str]) -> dict[str, str | int]:
+def _channel(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     if text.isascii() and text.isdigit():
         return {"channel": "one channel", "number": int(text)}
     return {"channel": {channel: label for label, channel in CHANNELS.items()}[text]}
 
 
-_READ: dict[str, Callable[[str, Mapping[str, str]], dict[str, str | int | float]]] = {
+_READ: dict[str, Callable[[str, Mapping[str, str]], dict[str, Any]]] = {
     "view": lambda text, _: {"view": {_slug(view): view for view in VIEWS}[text]},
     "run": lambda text, _: {"pair": f"run|{text}"},
     "teacher": _names,

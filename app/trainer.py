@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 import job_html
-from alerts import told
 from jobs import Watched
+from messages import UserError, readable
 from microscope import Microscope
 from recipes import Wish
 from settings import Settings
 
-_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False, "preprocess": False}
 _EVERY = 1.0  # seconds; a training tells of itself as often
 Updates = dict[Any, Any]
 
@@ -68,12 +68,24 @@ def lay_out(microscope: Microscope) -> Trainer:
     )
 
 
+class Drawing(Protocol):
+    """What the rest of the page does for the form; `shows` are the parts that it may change."""
+
+    shows: list[Any]
+
+    def show(self, request: gr.Request, settings: Settings) -> Updates:
+        """The view of settings."""
+
+    def alert(self, text: str) -> Updates:
+        """What went wrong, in words."""
+
+
 class Training:
     """The form's events, and all drawing of the training view.
 
     Args:
         inputs: parts of the page that hold its settings; settings: of their values.
-        draw: what draws the view of settings; shows: the parts that it may change.
+        page: what draws a view and tells of mistakes.
     """
 
     def __init__(
@@ -83,15 +95,14 @@ class Training:
         *,
         inputs: list[Any],
         settings: Callable[[Any], Settings],
-        draw: Callable[[gr.Request, Settings], Updates],
-        shows: list[Any],
+        page: Drawing,
     ) -> None:
-        self.microscope, self.form = microscope, form
-        self.inputs, self.settings, self.draw, self.shows = [form.seen, *inputs], settings, draw, shows
+        self.microscope, self.form, self.page = microscope, form, page
+        self.inputs, self.settings = [form.seen, *inputs], settings
 
     def connect(self, view: gr.Textbox) -> None:
         """Tie the form to what it does; `view` holds the view that is open."""
-        form, outputs = self.form, [*self.form.__dict__.values(), *self.shows]
+        form, outputs = self.form, [*self.form.__dict__.values(), *self.page.shows]
         wish = [form.recipe, form.name, form.teacher, form.student, form.epochs, form.download]
         gr.on([form.timer.tick, view.change], self.tell, self.inputs, outputs, **_PRIVATE)
         form.watched.input(self.choose, [form.watched, *self.inputs], outputs, **_PRIVATE)
@@ -102,21 +113,25 @@ class Training:
     def start(self, request: gr.Request, *values: Any) -> Updates:
         """Train what the form says."""
         recipe, name, teacher, student, epochs, download, *page = values
-        wish = Wish(recipe or "", (name or "").strip(), teacher or "", student or "", epochs, bool(download))
-        told(self.microscope.train)(wish)
-        return self._tell(request, page, wish.name)
+        wish = Wish(recipe or "", (name or "").strip(), teacher or "", student or "", int(epochs or 0), bool(download))
+        return self._do(lambda: self.microscope.train(wish), request, page, wish.name)
 
     def stop(self, request: gr.Request, *page: Any) -> Updates:
         """Ask the job that is watched to end."""
-        told(self.microscope.jobs.stop)(self.settings(page[1:]).job)
-        return self._tell(request, page)
+        return self._do(lambda: self.microscope.jobs.stop(self.settings(page[1:]).job), request, page)
 
     def go_on(self, request: gr.Request, *page: Any) -> Updates:
         """Start the job that is watched again."""
-        told(self.microscope.jobs.go_on)(self.settings(page[1:]).job)
-        return self._tell(request, page)
+        return self._do(lambda: self.microscope.jobs.go_on(self.settings(page[1:]).job), request, page)
 
-    def choose(self, job: str, request: gr.Request, *page: Any) -> Updates:
+    def _do(self, act: Callable[[], Any], request: gr.Request, page: Sequence[Any], job: str = "") -> Updates:
+        try:
+            readable(act)()
+        except UserError as error:
+            return self.page.alert(str(error))
+        return self._tell(request, page, job)
+
+    def choose(self, request: gr.Request, job: str, *page: Any) -> Updates:
         """Watch another job."""
         return self._tell(request, page, job)
 
@@ -131,12 +146,12 @@ class Training:
             return {form.timer: gr.update(active=False)}
         running, known = self.microscope.jobs.running(), self.microscope.jobs.names()
         job = job or settings.job or (running.name if running else "")
-        watched = told(self.microscope.jobs.watch)(job) if job in known else None
+        watched = self.microscope.jobs.watch(job) if job in known else None
         settings = replace(settings, job=job if watched else "")
         updates = {form.job: settings.job, form.watched: gr.update(choices=known, value=settings.job or None)}
         updates |= self._state(watched)
         seen = f"{settings.pair}|{settings.job}|{watched.written if watched else ''}"
-        return updates if seen == page[0] else {**updates, form.seen: seen, **self.draw(request, settings)}
+        return updates if seen == page[0] else {**updates, form.seen: seen, **self.page.show(request, settings)}
 
     def _state(self, watched: Watched | None) -> Updates:
         form = self.form

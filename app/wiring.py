@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import html
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +10,8 @@ from typing import Any
 import gradio as gr
 from alerts import told
 from api import Api
-from components import picked, so_far
+from components import picked, remark, so_far
+from described import Described
 from messages import MissingWeights, UserError
 from microscope import Microscope, Seen
 from settings import CHANNELS, MOST_SAMPLES, VIEWS, Settings, bands, key_of_names
@@ -23,7 +22,7 @@ from work import Stopped, Task
 PATIENCE = 0.4  # seconds after which a computation shows how far it is
 _TICK = 0.25
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_QUICK: dict[str, Any] = {**_PRIVATE, "queue": False}
+_QUICK: dict[str, Any] = {**_PRIVATE, "queue": False, "preprocess": False}
 Updates = dict[Any, Any]
 
 
@@ -59,7 +58,7 @@ class Wiring:
     def __init__(self, microscope: Microscope, page: Page) -> None:
         self.microscope, self.page = microscope, page
         controls, hidden = page.controls, page.hidden
-        self.inputs = {
+        self.inputs: dict[str, Any] = {
             "view": hidden.view,
             "pair": hidden.pair,
             "image": page.images.strip,
@@ -82,13 +81,11 @@ class Wiring:
             page.progress,
             hidden.address,
             hidden.ticket,
-            controls.layer,
-            controls.model,
+            page.header.remark,
         ]
         self.opens = [
             *self.shows,
-            *page.header.__dict__.values(),
-            *(c for c in (*controls.__dict__.values(), *hidden.__dict__.values()) if c not in self.shows),
+            *(c for part in (page.header, controls, hidden) for c in part.__dict__.values() if c not in self.shows),
             page.images.strip,
             page.views.tabs,
             page.trainer.job,
@@ -111,20 +108,18 @@ class Wiring:
             tab.select(None, None, page.hidden.view, js=f"() => {view!r}", **_PRIVATE)
         controls.levels.input(self.offer_bands, [controls.levels, controls.band], controls.band, **_QUICK)
         controls.channel.input(self.offer_number, controls.channel, controls.number, **_QUICK)
-        page.images.average.click(self.average, [page.images.count, *given], [page.images.strip, *self.shows], **_QUICK)
-        page.images.upload.upload(
-            self.upload, [page.images.upload, *given], [page.images.strip, *self.shows], **_PRIVATE
-        )
+        images = page.images
+        images.average.click(self.average, [images.count, *given], [images.strip, *self.shows], **_QUICK)
+        uploaded = images.upload.upload(self.upload, images.upload, [images.strip, page.header.remark], **_PRIVATE)
+        uploaded.then(self.draw, **draws)
         header = page.header
         names = [header.teacher, header.student]
         header.run.input(self.choose, [header.run, *given], self.opens, **_QUICK)
         header.open.click(self.open_names, [*names, header.pretrained, *given], self.opens, **_QUICK)
-        random = functools.partial(self.open_names, pretrained=False)
-        header.use_random.click(random, [*names, *given], self.opens, **_QUICK)
+        header.use_random.click(self.open_random, [*names, *given], self.opens, **_QUICK)
         form = page.trainer
-        Training(self.microscope, form, inputs=given, settings=self.settings, draw=self.show, shows=self.shows).connect(
-            page.hidden.view
-        )
+        training = Training(self.microscope, form, inputs=given, settings=self.settings, page=self)
+        training.connect(page.hidden.view)
         form.open.click(self.open_job, [form.job, *given], self.opens, **_QUICK)
         blocks.load(self.load, None, self.opens, **_QUICK)
         blocks.unload(self.leave)
@@ -137,7 +132,7 @@ class Wiring:
             trigger_mode="multiple",
             **_PRIVATE,
         )
-        page.progress.cancel(self.stop, None, page.progress, **_QUICK)
+        page.progress.cancel(self.stop, None, [page.progress, header.remark], **_QUICK)
         page.hidden.address.change(None, page.hidden.address, None, js="(query) => sfkd.address(query)", **_PRIVATE)
 
     # -- functions ----------------------------------------------------------------------------------------------------
@@ -149,9 +144,9 @@ class Wiring:
             return self.nothing  # the training view draws itself
         return self.show(request, settings)
 
-    def show(self, request: gr.Request, settings: Settings) -> Updates:
-        """A view of settings."""
-        return self._soon(self.microscope.begin(_visitor(request), settings))
+    def show(self, request: gr.Request, settings: Settings, *, opens: bool = False, download: bool = False) -> Updates:
+        """A view of settings; `opens` and `download` as in `Microscope.begin`."""
+        return self._soon(self.microscope.begin(_visitor(request), settings, opens=opens, download=download))
 
     def load(self, request: gr.Request) -> Updates:
         """What the address asks for; the opening is there already."""
@@ -169,61 +164,54 @@ class Wiring:
     def stop(self, request: gr.Request) -> Updates:
         """The visitor stops a long computation."""
         self.microscope.desk.leave(_visitor(request))
-        return {self.page.progress: None}
+        return self.alert("Stopped. A control that changes, or another view, begins anew.")
 
     def follow(self, ticket: str, request: gr.Request) -> Iterator[Updates]:
         """How far a long computation is, and at its end what it found."""
-        visitor = _visitor(request)
-        task = self.microscope.desk.task(visitor, ticket)
-        if task is None:
-            return
-        while not task.done(_TICK):
+        yield self.nothing  # a generator that yields nothing empties all that it may change
+        desk, visitor = self.microscope.desk, _visitor(request)
+        task = desk.task(visitor, ticket)
+        while task is not None and not task.done(_TICK):
             yield {self.page.progress: so_far(task.work.words, task.work.share)}
-        try:
-            yield {**self._done(task), self.page.progress: None}
-        except Stopped:
-            return
-        except gr.Error:
+            task = desk.task(visitor, ticket)
+        if task is not None:
+            yield self._done(task)
+        elif not desk.busy(visitor):
             yield {self.page.progress: None}
-            raise
 
-    def average(self, count: float | None, request: gr.Request, *values: Any) -> Updates:
+    def average(self, request: gr.Request, count: float | None, *values: Any) -> Updates:
         """Look at the first samples, all at once."""
-        source = f"mean:{min(max(int(count or 1), 1), MOST_SAMPLES)}"
-        settings = replace(self.settings(values), image=source).valid()
-        return {
-            self.page.images.strip: settings.image,
-            **self._soon(self.microscope.begin(_visitor(request), settings)),
-        }
+        settings = replace(self.settings(values), image=f"mean:{min(max(int(count or 1), 1), MOST_SAMPLES)}")
+        return {self.page.images.strip: picked(settings.image), **self.show(request, settings)}
 
-    def upload(self, path: str | None, request: gr.Request, *values: Any) -> Updates:
+    def upload(self, path: str | None) -> Updates:
         """Look at a picture of the visitor's."""
-        own = told(self.microscope.engine.pictures.upload)(path)
-        settings = replace(self.settings(values), image=own.source)
-        return {
-            self.page.images.strip: picked(own.source, own),
-            **self._soon(self.microscope.begin(_visitor(request), settings)),
-        }
+        try:
+            own = self.microscope.engine.pictures.upload(path)
+        except UserError as error:
+            return {self.page.header.remark: remark(str(error), alert=True)}
+        return {self.page.images.strip: picked(own.source, own), self.page.header.remark: ""}
 
-    def choose(self, key: str, request: gr.Request, *values: Any) -> Updates:
+    def choose(self, request: gr.Request, key: str, *values: Any) -> Updates:
         """Open another run."""
-        settings = replace(self.settings(values), pair=key).valid()
-        return self._soon(self.microscope.begin(_visitor(request), settings, opens=True))
+        return self.show(request, replace(self.settings(values), pair=key).valid(), opens=True)
 
-    def open_job(self, job: str, request: gr.Request, *values: Any) -> Updates:
+    def open_job(self, request: gr.Request, job: str, *values: Any) -> Updates:
         """Look at what a training made."""
-        settings = replace(self.settings(values), pair=f"run|{job}", view=VIEWS[0], job="").valid()
-        return self._soon(self.microscope.begin(_visitor(request), settings, opens=True))
+        settings = replace(self.settings(values), pair=f"run|{job}", view=VIEWS[0], job="")
+        return self.show(request, settings.valid(), opens=True)
 
-    def open_names(
-        self, teacher: str, student: str, *values: Any, request: gr.Request, pretrained: bool | None = None
-    ) -> Updates:
+    def open_names(self, request: gr.Request, teacher: str, student: str, pretrained: bool, *values: Any) -> Updates:
         """Open two timm models."""
-        if pretrained is None:
-            pretrained, *values = values  # type: ignore[assignment]
-        key = told(key_of_names)(teacher, student, pretrained=bool(pretrained))
-        settings = replace(self.settings(values), pair=key)
-        return self._soon(self.microscope.begin(_visitor(request), settings, opens=True, download=True))
+        try:
+            key = key_of_names(teacher, student, pretrained=pretrained)
+        except UserError as error:
+            return self.alert(str(error))
+        return self.show(request, replace(self.settings(values), pair=key), opens=True, download=True)
+
+    def open_random(self, request: gr.Request, teacher: str, student: str, *values: Any) -> Updates:
+        """Open two timm models without their weights."""
+        return self.open_names(request, teacher, student, False, *values)
 
     def offer_bands(self, levels: float, band: str) -> Any:
         """Bands of so many levels."""
@@ -238,57 +226,53 @@ class Wiring:
 
     def settings(self, values: Sequence[Any]) -> Settings:
         """The controls as one value; what is none of a control's becomes its default."""
+        # as the browser sends it: Gradio would refuse choices that another server process had offered
         given = dict(zip(self.inputs, values, strict=True))
-        given["image"] = given["image"]["source"]
-        given |= {"levels": int(given["levels"]), "number": int(given["number"] or 0), "sigma": float(given["sigma"])}
-        return Settings(**{name: value for name, value in given.items() if value is not None}).valid()
+        picture = given["image"] if isinstance(given["image"], dict) else {}
+        return Settings.of({**given, "image": picture.get("source")})
 
     def _soon(self, task: Task) -> Updates:
         """What a task found, or where it can be followed if it takes longer."""
-        if not task.done(PATIENCE):
-            return {self.page.hidden.ticket: task.ticket, self.page.progress: so_far(task.work.words, task.work.share)}
-        try:
-            return {**self._done(task), self.page.progress: None}
-        except Stopped:
-            return self.nothing
+        if task.done(PATIENCE):
+            return self._done(task)
+        return {self.page.hidden.ticket: task.ticket, self.page.progress: so_far(task.work.words, task.work.share)}
 
     def _done(self, task: Task) -> Updates:
+        """What a task found; of one that was stopped nothing, since whoever stopped it shows what is next."""
+        header = self.page.header
         try:
             seen: Seen = task.result()
         except Stopped:
-            raise
+            return self.nothing
         except MissingWeights as error:
-            said = f"<p class='remark' role='alert'><b>No weights.</b> {html.escape(str(error))}</p>"
-            return {self.page.header.remark: said, self.page.header.use_random: gr.update(visible=True)}
+            return {**self.alert(f"No weights. {error}"), header.use_random: gr.update(visible=True)}
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        sheet, views, controls = seen.sheet, self.page.views, self.page.controls
-        shown = dict(zip(views.figures[sheet.settings.view], sheet.figures, strict=True))
-        updates = {
-            **shown,
+            return self.alert(str(error))
+        sheet, views = seen.sheet, self.page.views
+        return {
+            **dict(zip(views.figures[sheet.settings.view], sheet.figures, strict=True)),
             views.answer[sheet.settings.view]: sheet.answer,
             self.page.images.verdict: sheet.verdict,
             self.page.hidden.address: sheet.query,
-            controls.layer: sheet.settings.layer,
-            controls.model: sheet.settings.model,
+            header.remark: remark(seen.remark),
+            self.page.progress: None,
+            **({} if seen.described is None else self._opened(seen, seen.described)),
         }
-        return updates if seen.described is None else {**updates, **self._opened(seen)}
 
-    def _opened(self, seen: Seen) -> Updates:
-        page, controls, settings, described = self.page, self.page.controls, seen.sheet.settings, seen.described
-        assert described is not None
+    def alert(self, text: str) -> Updates:
+        """What went wrong, in words; the page stays as it is."""
+        return {self.page.header.remark: remark(text, alert=True), self.page.progress: None}
+
+    def _opened(self, seen: Seen, described: Described) -> Updates:
+        page, controls, settings = self.page, self.page.controls, seen.sheet.settings
         runs = self.microscope.choices()
+        known = settings.pair in dict(runs).values()
         plain = {
             page.hidden.pair: settings.pair,
             page.hidden.view: settings.view,
             page.header.cards: described.header,
-            page.header.run: gr.update(
-                choices=runs, value=settings.pair if settings.pair in dict(runs).values() else None
-            ),
+            page.header.run: gr.update(choices=runs, value=settings.pair if known else None),
             page.trainer.job: settings.job,
-            page.header.remark: f"<p class='remark' role='status'>{html.escape(seen.remark)}</p>"
-            if seen.remark
-            else "",
             page.header.use_random: gr.update(visible=False),
             page.images.strip: picked(settings.image, seen.own),
             page.views.tabs: gr.update(selected=settings.view),

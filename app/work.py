@@ -26,7 +26,8 @@ class Work:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self.words, self.share = "Waiting for a free place", None
+        self.words = "Waiting for a free place"
+        self.share: float | None = None
 
     def at(self, words: str, share: float | None = None) -> None:
         self.go_on()
@@ -97,6 +98,12 @@ class Desk:
         with self._lock:
             task = self._tasks.get(visitor)
         return task if task is not None and task.ticket == ticket else None
+
+    def busy(self, visitor: str) -> bool:
+        """Whether a task of the visitor's has not ended."""
+        with self._lock:
+            task = self._tasks.get(visitor)
+        return task is not None and not task.done(0)
 
     def leave(self, visitor: str) -> None:
         """Stop what the visitor had begun, and forget it."""

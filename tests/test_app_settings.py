@@ -84,6 +84,16 @@ def test_what_cannot_be_used_is_named_and_left_out(query, refused):
     assert settings == Settings()
 
 
+ANYTHING = st.one_of(st.none(), st.text(), st.floats(), st.lists(st.none()))
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(vars(Settings()), ANYTHING)))
+def test_whatever_a_browser_sends_is_sound_settings(values):
+    settings = Settings.of(values)
+    assert settings == settings.valid()
+    assert Settings.of(vars(settings)) == settings
+
+
 def test_a_pair_lends_its_layers_and_models():
     settings = Settings(layer="gone ↔ away", model="alone").of_pair(["teacher", "student"], ["a ↔ b", "c ↔ d"])
     assert (settings.layer, settings.model) == ("a ↔ b", "student")

@@ -65,7 +65,7 @@ def gaussian(look: Look) -> Shown:
     s, maps = look.settings, _maps(look)
     measured = {name: sfkd_viz.gaussian_filter(x, s.sigma, channel=s.component) for name, x in maps.items()}  # type: ignore[arg-type]
     kept = {
-        role: 100 * float(np.nan_to_num(filtered.kept_energy))
+        role: 100 * float(np.nan_to_num(filtered.kept_energy or 0.0))
         for role, filtered in zip(look.pair.models, measured.values(), strict=True)
     }
     answer = compared(

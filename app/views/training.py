@@ -16,12 +16,14 @@ def training(look: Look) -> Shown:
     if look.job is None and look.pair.run is None:
         return Shown("Models opened by name were not trained here. Start a training below, or open a run.")
     folder = look.job or look.pair.folder or DEMO
+    # the run's own recipe is written when its teacher and the student alone are trained
+    begun = [place for place in (folder, folder / "baseline", folder / "teacher") if (place / "config.yaml").is_file()]
     try:
-        measured = sfkd_viz.training_curves(folder)
-    except RunError:
+        measured = sfkd_viz.training_curves(begun[0])
+    except (RunError, IndexError):
         return Shown(f"{folder.name}: no epoch is finished yet.")
     figure = sfkd_viz.plot_training(measured)
-    return Shown(_told(measured), (Drawn(figure, snippets.script(*snippets.training(folder)), "training"),))
+    return Shown(_told(measured), (Drawn(figure, snippets.script(*snippets.training(begun[0])), "training"),))
 
 
 def _told(measured: TrainingCurves) -> str:
