@@ -1,0 +1,104 @@
+"""Fill benchmarks/results/why.csv: which bands moved under each method, on the students that the grid trained.
+
+make why
+
+Needs the run folders of the grid (`sfkd benchmark configs/benchmark/short.yaml`), which are not committed. Resumable: a
+run's rows are written when they are measured. `make results` draws docs/why.md from the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import sfkd_viz
+from sfkd import Backbone, pair_layers
+from sfkd.batches import EvaluationBatches
+from sfkd.config import Model
+from sfkd.loading import build_model, build_teacher
+from sfkd.runs import RunFolder, write_atomically
+from sfkd.study import Run, load_study, runs_of
+
+ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).parent / "results" / "why.csv"
+METHODS = ("kd", "fitnet", "ofa", "gffl", "sfkd")
+COLUMNS = (
+    "pair",
+    "method",
+    "seed",
+    "student_layer",
+    "teacher_layer",
+    "band",
+    "alone",
+    "movement",
+    "low",
+    "high",
+    "gain",
+)
+IMAGES = 2560  # ten blocks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", default=ROOT / "configs" / "benchmark" / "short.yaml")
+    study, pairs = load_study(parser.parse_args().study)
+    planned = {(run.pair, run.method, run.seed): run for run in runs_of(study, pairs) if not run.variant}
+    rows = _known()
+    done = {(row["pair"], row["method"], row["seed"]) for row in rows}
+    for (pair, method, seed), run in planned.items():
+        if method not in METHODS or (pair, method, str(seed)) in done:
+            continue
+        rows += _measured(run, planned[pair, "none", seed])
+        _write(rows)
+        print(f"{pair} {method} {seed}")
+
+
+def _measured(run: Run, alone: Run) -> list[dict[str, str]]:
+    """Movement of every band at the layers that meet, and what the method gained."""
+    recipe, folder = run.recipe, RunFolder(run.recipe.out)
+    teacher = build_teacher(recipe, folder)
+    assert teacher is not None
+    student, baseline = (_student(RunFolder(r.recipe.out)) for r in (run, alone))
+    batches = EvaluationBatches(recipe, device=torch.device("cpu"))
+    found = sfkd_viz.analyze(
+        teacher, student, batches, baseline, measures=["transfer"], max_images=IMAGES, progress=False
+    ).transfer
+    assert found is not None
+    gain = folder.metrics()[-1]["top1"] - RunFolder(alone.recipe.out).metrics()[-1]["top1"]
+    rows = []
+    for own, others in pair_layers(student.layer_names, teacher.layer_names):
+        at = found.alone.rows.index(others), found.alone.columns.index(own)
+        for number, band in enumerate(found.alone.bands):
+            values = (x[(number, *at)] for x in (found.alone.by_band, found.values, found.joint_low, found.joint_high))
+            numbers = [f"{v:.5f}" if np.isfinite(v) else "" for v in values]
+            named = (run.pair, run.method, str(run.seed), own, others, band)
+            rows.append(dict(zip(COLUMNS, (*named, *numbers, f"{gain:.2f}"), strict=True)))
+    return rows
+
+
+def _student(folder: RunFolder) -> Backbone:
+    return build_model(Model(run=str(folder.path)), folder.recipe()).eval()
+
+
+def _known() -> list[dict[str, str]]:
+    if not TABLE.is_file():
+        return []
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(rows: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(TABLE, text.getvalue())
+
+
+if __name__ == "__main__":
+    main()
