@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,5 +108,7 @@ def remark(text: str, *, alert: bool = False) -> str:
     """A line for the visitor, as HTML; empty for nothing."""
     if not text:
         return ""
-    role, look = ("alert", "remark wrong") if alert else ("status", "remark")
-    return f"<p class='{look}' role='{role}'>{html.escape(text)}</p>"
+    if not alert:
+        return f"<p class='remark' role='status'>{html.escape(text)}</p>"
+    # the time makes it a new one, where the last was dismissed
+    return f"<p class='remark wrong' role='alert' data-at='{time.time_ns()}'>{html.escape(text)}</p>"

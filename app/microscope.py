@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import opening
+from asked import Asked
 from described import Described
 from jobs import Job, Jobs
 from messages import UserError
@@ -111,12 +112,13 @@ class Microscope:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         return self.jobs.start(wish.name, recipe, device=str(device), download=wish.download)
 
-    def begin(self, visitor: str, settings: Settings, *, opens: bool = False, download: bool = False) -> Task:
+    def begin(self, asked: Asked, *, opens: bool = False, download: bool = False) -> Task:
         """Start to show a view; `Task.result` is what is `Seen`.
 
         Args:
             opens: whether the pair may be another one than before. download: whether weights may be fetched for it.
         """
+        settings = asked.settings
 
         def do(work: Work) -> Seen:
             work.at("Loading the libraries")
@@ -125,7 +127,7 @@ class Microscope:
             described = engine.describe(settings.pair, download=download) if opens else None
             return Seen(engine.show(settings, work, self._watched(settings)), described)
 
-        return self.desk.begin(visitor, do)
+        return self.desk.begin(asked.visitor, do, at=asked.at)
 
     def begin_link(self, visitor: str, query: Mapping[str, str]) -> Task:
         """Start to show what an address asks for; what it cannot have is said in `Seen.remark`."""

@@ -228,6 +228,11 @@
     document.body.dataset.view = url.searchParams.get("view") || "overview";
   }
 
+  /* An alert goes with the next thing that is done. */
+  const dismiss = () => document.querySelectorAll(".remark.wrong").forEach((alert) => (alert.hidden = true));
+  addEventListener("click", dismiss, true);
+  addEventListener("keydown", (event) => event.key === "Escape" && dismiss());
+
   function theme() {
     document.body.classList.toggle("dark");
   }

@@ -8,13 +8,21 @@ from typing import Any, Protocol
 
 import gradio as gr
 import job_html
+from asked import Asked
 from jobs import Watched
 from messages import UserError, readable
 from microscope import Microscope
 from recipes import Wish
-from settings import Settings
 
-_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False, "preprocess": False}
+# the page's clock, in the place of an event's first value
+CLOCK = "(_, ...values) => [performance.now(), ...values]"
+_ASKED: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "queue": False,
+    "preprocess": False,
+    "js": CLOCK,
+}
 _EVERY = 1.0  # seconds; a training tells of itself as often
 Updates = dict[Any, Any]
 
@@ -73,75 +81,71 @@ class Drawing(Protocol):
 
     shows: list[Any]
 
-    def show(self, request: gr.Request, settings: Settings) -> Updates:
-        """The view of settings."""
+    def asked(self, request: gr.Request, values: Sequence[Any]) -> Asked:
+        """What an event asks for."""
+
+    def show(self, asked: Asked) -> Updates:
+        """A view."""
 
     def alert(self, text: str) -> Updates:
         """What went wrong, in words."""
 
 
 class Training:
-    """The form's events, and all drawing of the training view.
+    """The form's events, and all drawing of the training view. `page` draws it and tells of mistakes."""
 
-    Args:
-        inputs: parts of the page that hold its settings; settings: of their values.
-        page: what draws a view and tells of mistakes.
-    """
-
-    def __init__(
-        self,
-        microscope: Microscope,
-        form: Trainer,
-        *,
-        inputs: list[Any],
-        settings: Callable[[Any], Settings],
-        page: Drawing,
-    ) -> None:
+    def __init__(self, microscope: Microscope, form: Trainer, page: Drawing) -> None:
         self.microscope, self.form, self.page = microscope, form, page
-        self.inputs, self.settings = [form.seen, *inputs], settings
 
-    def connect(self, view: gr.Textbox) -> None:
-        """Tie the form to what it does; `view` holds the view that is open."""
-        form, outputs = self.form, [*self.form.__dict__.values(), *self.page.shows]
+    def connect(self, given: list[Any], view: gr.Textbox) -> None:
+        """Tie the form to what it does; `given` are the page's clock and settings, `view` is what holds the view."""
+        form = self.form
         wish = [form.recipe, form.name, form.teacher, form.student, form.epochs, form.download]
-        gr.on([form.timer.tick, view.change], self.tell, self.inputs, outputs, **_PRIVATE)
-        form.watched.input(self.choose, [form.watched, *self.inputs], outputs, **_PRIVATE)
-        form.start.click(self.start, [*wish, *self.inputs], outputs, **_PRIVATE)
-        form.stop.click(self.stop, self.inputs, outputs, **_PRIVATE)
-        form.go_on.click(self.go_on, self.inputs, outputs, **_PRIVATE)
+        asks: dict[str, Any] = {"outputs": [*form.__dict__.values(), *self.page.shows], **_ASKED}
+        form.timer.tick(self.tell, [*given, form.seen], **asks)
+        view.change(self.tell, given, **asks)
+        form.watched.input(self.choose, [*given, form.watched], **asks)
+        form.start.click(self.start, [*given, *wish], **asks)
+        form.stop.click(self.stop, given, **asks)
+        form.go_on.click(self.go_on, given, **asks)
 
     def start(self, request: gr.Request, *values: Any) -> Updates:
         """Train what the form says."""
-        recipe, name, teacher, student, epochs, download, *page = values
+        asked = self.page.asked(request, values)
+        recipe, name, teacher, student, epochs, download = asked.more
         wish = Wish(recipe or "", (name or "").strip(), teacher or "", student or "", int(epochs or 0), bool(download))
-        return self._do(lambda: self.microscope.train(wish), request, page, wish.name)
+        return self._do(lambda: self.microscope.train(wish), asked, wish.name)
 
-    def stop(self, request: gr.Request, *page: Any) -> Updates:
+    def stop(self, request: gr.Request, *values: Any) -> Updates:
         """Ask the job that is watched to end."""
-        return self._do(lambda: self.microscope.jobs.stop(self.settings(page[1:]).job), request, page)
+        asked = self.page.asked(request, values)
+        return self._do(lambda: self.microscope.jobs.stop(asked.settings.job), asked)
 
-    def go_on(self, request: gr.Request, *page: Any) -> Updates:
+    def go_on(self, request: gr.Request, *values: Any) -> Updates:
         """Start the job that is watched again."""
-        return self._do(lambda: self.microscope.jobs.go_on(self.settings(page[1:]).job), request, page)
+        asked = self.page.asked(request, values)
+        return self._do(lambda: self.microscope.jobs.go_on(asked.settings.job), asked)
 
-    def _do(self, act: Callable[[], Any], request: gr.Request, page: Sequence[Any], job: str = "") -> Updates:
+    def choose(self, request: gr.Request, *values: Any) -> Updates:
+        """Watch another job."""
+        asked = self.page.asked(request, values)
+        return self._tell(asked, str(asked.more[0] or ""))
+
+    def tell(self, request: gr.Request, *values: Any) -> Updates:
+        """How it goes: once a second while something trains, then with what was drawn last; and when a view is opened."""
+        asked = self.page.asked(request, values)
+        return self._tell(asked, seen="".join(asked.more))
+
+    def _do(self, act: Callable[[], Any], asked: Asked, job: str = "") -> Updates:
         try:
             readable(act)()
         except UserError as error:
             return self.page.alert(str(error))
-        return self._tell(request, page, job)
+        return self._tell(asked, job)
 
-    def choose(self, request: gr.Request, job: str, *page: Any) -> Updates:
-        """Watch another job."""
-        return self._tell(request, page, job)
-
-    def tell(self, request: gr.Request, *page: Any) -> Updates:
-        """How it goes: once a second while something trains, and whenever the view is opened."""
-        return self._tell(request, page)
-
-    def _tell(self, request: gr.Request, page: Sequence[Any], job: str = "") -> Updates:
-        """The state of the job that is watched, else of the one that runs; the curves where they have changed."""
-        form, settings = self.form, self.settings(page[1:])
+    def _tell(self, asked: Asked, job: str = "", *, seen: str = "") -> Updates:
+        """The state of the job that is watched, else of the one that runs; the curves where they are not what was `seen`."""
+        form, settings = self.form, asked.settings
         if settings.view != "Training":
             return {form.timer: gr.update(active=False)}
         running, known = self.microscope.jobs.running(), self.microscope.jobs.names()
@@ -150,8 +154,10 @@ class Training:
         settings = replace(settings, job=job if watched else "")
         updates = {form.job: settings.job, form.watched: gr.update(choices=known, value=settings.job or None)}
         updates |= self._state(watched)
-        seen = f"{settings.pair}|{settings.job}|{watched.written if watched else ''}"
-        return updates if seen == page[0] else {**updates, form.seen: seen, **self.page.show(request, settings)}
+        now = f"{settings.pair}|{settings.job}|{watched.written if watched else ''}"
+        if now == seen:
+            return updates
+        return {**updates, form.seen: now, **self.page.show(replace(asked, settings=settings))}
 
     def _state(self, watched: Watched | None) -> Updates:
         form = self.form

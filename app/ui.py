@@ -105,6 +105,7 @@ class Views:
 class Hidden:
     """What the page knows and does not show. It lies in the browser, so that a server that starts anew loses nothing."""
 
+    clock: gr.Textbox
     pair: gr.Textbox
     view: gr.Textbox
     address: gr.Textbox
@@ -137,7 +138,7 @@ def lay_out(microscope: Microscope, table: Callable[[Any], Any]) -> Page:
     controls = _controls(first)
     progress = components.progress()
     views, form = _views(microscope, table, controls.site)
-    hidden = {"pair": first.described.key, "view": first.settings.view, "address": "", "ticket": ""}
+    hidden = {"clock": "", "pair": first.described.key, "view": first.settings.view, "address": "", "ticket": ""}
     return Page(
         header,
         images,

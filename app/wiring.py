@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 from alerts import told
 from api import Api
+from asked import Asked
 from components import picked, remark, so_far
 from described import Described
 from messages import MissingWeights, UserError
 from microscope import Microscope, Seen
 from settings import CHANNELS, MOST_SAMPLES, VIEWS, Settings, bands, key_of_names
-from trainer import Training
+from trainer import CLOCK, Training
 from ui import Page, lay_out, models_of
 from work import Stopped, Task
 
@@ -23,6 +24,7 @@ PATIENCE = 0.4  # seconds after which a computation shows how far it is
 _TICK = 0.25
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _QUICK: dict[str, Any] = {**_PRIVATE, "queue": False, "preprocess": False}
+_ASKED: dict[str, Any] = {**_QUICK, "js": CLOCK}
 Updates = dict[Any, Any]
 
 
@@ -95,58 +97,53 @@ class Wiring:
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Tie every control to what it does."""
-        page, controls, given = self.page, self.page.controls, list(self.inputs.values())
-        draws: dict[str, Any] = {
-            "inputs": [page.hidden.address, *given],
-            "outputs": self.shows,
-            "trigger_mode": "always_last",
-            **_QUICK,
-        }
+        page, controls, header, images, form = (
+            self.page,
+            self.page.controls,
+            self.page.header,
+            self.page.images,
+            self.page.trainer,
+        )
+        given, names = [page.hidden.clock, *self.inputs.values()], [header.teacher, header.student]
+        shows, opens = {"outputs": self.shows, **_ASKED}, {"outputs": self.opens, **_ASKED}
+        draws: dict[str, Any] = {"inputs": [*given, page.hidden.address], "trigger_mode": "always_last", **shows}
         moved = [c.input for name, c in self.inputs.items() if name not in ("view", "pair", "job")]
         gr.on([*moved, page.hidden.view.change], self.draw, **draws)
         for view, tab in page.views.tab.items():
             tab.select(None, None, page.hidden.view, js=f"() => {view!r}", **_PRIVATE)
         controls.levels.input(self.offer_bands, [controls.levels, controls.band], controls.band, **_QUICK)
         controls.channel.input(self.offer_number, controls.channel, controls.number, **_QUICK)
-        images = page.images
-        images.average.click(self.average, [images.count, *given], [images.strip, *self.shows], **_QUICK)
-        uploaded = images.upload.upload(self.upload, images.upload, [images.strip, page.header.remark], **_PRIVATE)
+        uploaded = images.upload.upload(self.upload, images.upload, [images.strip, header.remark], **_PRIVATE)
         uploaded.then(self.draw, **draws)
-        header = page.header
-        names = [header.teacher, header.student]
-        header.run.input(self.choose, [header.run, *given], self.opens, **_QUICK)
-        header.open.click(self.open_names, [*names, header.pretrained, *given], self.opens, **_QUICK)
-        header.use_random.click(self.open_random, [*names, *given], self.opens, **_QUICK)
-        form = page.trainer
-        training = Training(self.microscope, form, inputs=given, settings=self.settings, page=self)
-        training.connect(page.hidden.view)
-        form.open.click(self.open_job, [form.job, *given], self.opens, **_QUICK)
+        images.average.click(self.average, [*given, images.count], [images.strip, *self.shows], **_ASKED)
+        header.run.input(self.choose, [*given, header.run], **opens)
+        header.open.click(self.open_names, [*given, *names, header.pretrained], **opens)
+        header.use_random.click(self.open_names, [*given, *names], **opens)
+        form.open.click(self.open_job, given, **opens)
+        Training(self.microscope, form, self).connect(given, page.hidden.view)
         blocks.load(self.load, None, self.opens, **_QUICK)
         blocks.unload(self.leave)
-        page.hidden.ticket.change(
-            self.follow,
-            [page.hidden.ticket],
-            self.opens,
-            concurrency_id="long",
-            concurrency_limit=16,
-            trigger_mode="multiple",
-            **_PRIVATE,
-        )
+        follows: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 16, "trigger_mode": "multiple"}
+        page.hidden.ticket.change(self.follow, page.hidden.ticket, self.opens, **follows, **_PRIVATE)
         page.progress.cancel(self.stop, None, [page.progress, header.remark], **_QUICK)
         page.hidden.address.change(None, page.hidden.address, None, js="(query) => sfkd.address(query)", **_PRIVATE)
 
     # -- functions ----------------------------------------------------------------------------------------------------
 
-    def draw(self, shown: str, request: gr.Request, *values: Any) -> Updates:
+    def draw(self, request: gr.Request, *values: Any) -> Updates:
         """The open view; nothing where it is shown already, as after a link was opened."""
-        settings = self.settings(values)
-        if settings.view == "Training" or self.microscope.same(shown, settings):
-            return self.nothing  # the training view draws itself
-        return self.show(request, settings)
+        asked = self.asked(request, values)
+        (shown,) = asked.more
+        if asked.settings.view == "Training":  # which draws itself
+            return self.nothing
+        if self.microscope.same(shown, asked.settings):
+            self.microscope.desk.overtake(asked.visitor, asked.at)
+            return self.nothing
+        return self.show(asked)
 
-    def show(self, request: gr.Request, settings: Settings, *, opens: bool = False, download: bool = False) -> Updates:
-        """A view of settings; `opens` and `download` as in `Microscope.begin`."""
-        return self._soon(self.microscope.begin(_visitor(request), settings, opens=opens, download=download))
+    def show(self, asked: Asked, *, opens: bool = False, download: bool = False) -> Updates:
+        """A view; `opens` and `download` as in `Microscope.begin`."""
+        return self._soon(self.microscope.begin(asked, opens=opens, download=download))
 
     def load(self, request: gr.Request) -> Updates:
         """What the address asks for; the opening is there already."""
@@ -163,7 +160,7 @@ class Wiring:
 
     def stop(self, request: gr.Request) -> Updates:
         """The visitor stops a long computation."""
-        self.microscope.desk.leave(_visitor(request))
+        self.microscope.desk.stop(_visitor(request))
         return self.alert("Stopped. A control that changes, or another view, begins anew.")
 
     def follow(self, ticket: str, request: gr.Request) -> Iterator[Updates]:
@@ -179,10 +176,12 @@ class Wiring:
         elif not desk.busy(visitor):
             yield {self.page.progress: None}
 
-    def average(self, request: gr.Request, count: float | None, *values: Any) -> Updates:
+    def average(self, request: gr.Request, *values: Any) -> Updates:
         """Look at the first samples, all at once."""
-        settings = replace(self.settings(values), image=f"mean:{min(max(int(count or 1), 1), MOST_SAMPLES)}")
-        return {self.page.images.strip: picked(settings.image), **self.show(request, settings)}
+        asked = self.asked(request, values)
+        count = min(max(int(asked.more[0] or 1), 1), MOST_SAMPLES)
+        settings = replace(asked.settings, image=f"mean:{count}")
+        return {self.page.images.strip: picked(settings.image), **self.show(replace(asked, settings=settings))}
 
     def upload(self, path: str | None) -> Updates:
         """Look at a picture of the visitor's."""
@@ -192,26 +191,27 @@ class Wiring:
             return {self.page.header.remark: remark(str(error), alert=True)}
         return {self.page.images.strip: picked(own.source, own), self.page.header.remark: ""}
 
-    def choose(self, request: gr.Request, key: str, *values: Any) -> Updates:
+    def choose(self, request: gr.Request, *values: Any) -> Updates:
         """Open another run."""
-        return self.show(request, replace(self.settings(values), pair=key).valid(), opens=True)
+        asked = self.asked(request, values)
+        settings = replace(asked.settings, pair=str(asked.more[0])).valid()
+        return self.show(replace(asked, settings=settings), opens=True)
 
-    def open_job(self, request: gr.Request, job: str, *values: Any) -> Updates:
+    def open_job(self, request: gr.Request, *values: Any) -> Updates:
         """Look at what a training made."""
-        settings = replace(self.settings(values), pair=f"run|{job}", view=VIEWS[0], job="")
-        return self.show(request, settings.valid(), opens=True)
+        asked = self.asked(request, values)
+        settings = replace(asked.settings, pair=f"run|{asked.settings.job}", view=VIEWS[0], job="").valid()
+        return self.show(replace(asked, settings=settings), opens=True)
 
-    def open_names(self, request: gr.Request, teacher: str, student: str, pretrained: bool, *values: Any) -> Updates:
-        """Open two timm models."""
+    def open_names(self, request: gr.Request, *values: Any) -> Updates:
+        """Open two timm models; random weights unless the event says others."""
+        asked = self.asked(request, values)
+        teacher, student, *pretrained = asked.more
         try:
-            key = key_of_names(teacher, student, pretrained=pretrained)
+            key = key_of_names(teacher, student, pretrained=any(pretrained))
         except UserError as error:
             return self.alert(str(error))
-        return self.show(request, replace(self.settings(values), pair=key), opens=True, download=True)
-
-    def open_random(self, request: gr.Request, teacher: str, student: str, *values: Any) -> Updates:
-        """Open two timm models without their weights."""
-        return self.open_names(request, teacher, student, False, *values)
+        return self.show(replace(asked, settings=replace(asked.settings, pair=key)), opens=True, download=True)
 
     def offer_bands(self, levels: float, band: str) -> Any:
         """Bands of so many levels."""
@@ -224,12 +224,17 @@ class Wiring:
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
-    def settings(self, values: Sequence[Any]) -> Settings:
-        """The controls as one value; what is none of a control's becomes its default."""
-        # as the browser sends it: Gradio would refuse choices that another server process had offered
-        given = dict(zip(self.inputs, values, strict=True))
-        picture = given["image"] if isinstance(given["image"], dict) else {}
-        return Settings.of({**given, "image": picture.get("source")})
+    def asked(self, request: gr.Request, values: Sequence[Any]) -> Asked:
+        """An event's values, the clock first, then `inputs`, then what the event adds; all as the browser sends them.
+
+        Gradio would refuse choices that another server process had offered.
+        """
+        clock, *given = values[: len(self.inputs) + 1]
+        named = dict(zip(self.inputs, given, strict=True))
+        picture = named["image"] if isinstance(named["image"], dict) else {}
+        settings = Settings.of({**named, "image": picture.get("source")})
+        at = float(clock) if isinstance(clock, int | float) else 0.0
+        return Asked(_visitor(request), at, settings, tuple(values[len(self.inputs) + 1 :]))
 
     def _soon(self, task: Task) -> Updates:
         """What a task found, or where it can be followed if it takes longer."""

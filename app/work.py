@@ -55,8 +55,8 @@ class Work:
 class Task:
     """A computation that has begun, under a name that its visitor alone knows."""
 
-    def __init__(self, work: Work, future: Future[Any]) -> None:
-        self.ticket, self.work, self._future = secrets.token_urlsafe(8), work, future
+    def __init__(self, work: Work, future: Future[Any], at: float) -> None:
+        self.ticket, self.work, self.at, self._future = secrets.token_urlsafe(8), work, at, future
 
     def done(self, patience: float) -> bool:
         """Whether it has ended after `patience` seconds at most."""
@@ -80,12 +80,23 @@ class Desk:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, visitor: str, do: Callable[[Work], Any]) -> Task:
-        """Start a computation, and stop the one that this visitor had before."""
-        work = Work()
-        task = Task(work, self._threads.submit(_run, do, work))
+    def begin(self, visitor: str, do: Callable[[Work], Any], *, at: float = 0.0) -> Task:
+        """Start a computation, and stop the one that this visitor had before.
+
+        Args:
+            at: when the visitor asked, by a clock of its own. One that was asked for earlier than what there is does not
+                take its place: it is stopped.
+        """
         with self._lock:
-            before = self._tasks.pop(visitor, None)
+            before = self._tasks.get(visitor)
+            late = before is not None and at < before.at
+            work = Work()
+            if late:
+                work.stop()
+            task = Task(work, self._threads.submit(_run, do, work), at)
+            if late:
+                return task
+            self._tasks.pop(visitor, None)
             self._tasks[visitor] = task
             left = self._tasks.popitem(last=False)[1] if len(self._tasks) > MOST_VISITORS else None
         for old in (before, left):
@@ -104,6 +115,20 @@ class Desk:
         with self._lock:
             task = self._tasks.get(visitor)
         return task is not None and not task.done(0)
+
+    def overtake(self, visitor: str, at: float) -> None:
+        """Stop what the visitor asked for before this time of its clock."""
+        with self._lock:
+            task = self._tasks.get(visitor)
+        if task is not None and task.at < at:
+            task.work.stop()
+
+    def stop(self, visitor: str) -> None:
+        """Stop what the visitor has begun."""
+        with self._lock:
+            task = self._tasks.get(visitor)
+        if task is not None:
+            task.work.stop()
 
     def leave(self, visitor: str) -> None:
         """Stop what the visitor had begun, and forget it."""

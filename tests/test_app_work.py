@@ -98,6 +98,36 @@ def test_a_visitor_has_one_computation_and_nobody_else_s():
     assert desk.task("ada", first.ticket) is None
 
 
+def test_what_was_asked_for_earlier_does_not_replace_what_was_asked_for_later():
+    desk = Desk()
+    later = desk.begin("ada", lambda _: "later", at=20.0)
+    earlier = desk.begin("ada", lambda _: "earlier", at=10.0)
+    with pytest.raises(Stopped):
+        earlier.result()
+    assert later.result() == "later"
+    assert desk.task("ada", later.ticket) is later
+    assert desk.begin("bob", lambda _: "other", at=10.0).result() == "other"
+
+
+def test_what_is_overtaken_stops():
+    desk, begun, go = Desk(), threading.Event(), threading.Event()
+
+    def long(work):
+        begun.set()
+        go.wait(30)
+        work.at("on")
+
+    task = desk.begin("ada", long, at=10.0)
+    begun.wait(30)
+    desk.overtake("ada", 5.0)
+    assert desk.busy("ada")
+    desk.overtake("ada", 11.0)
+    go.set()
+    with pytest.raises(Stopped):
+        task.result()
+    assert not desk.busy("ada")
+
+
 def test_leaving_stops():
     desk, begun, go = Desk(), threading.Event(), threading.Event()
 
