@@ -50,6 +50,10 @@ ENTRIES: dict[str, tuple[str, str]] = {
         "What do the wavelet sub-bands of one image look like?",
         'one = {name: layer[:1] for name, layer in maps.items()}\nfig = sfkd_viz.plot_subbands(one, channel="pc1")',
     ),
+    "plot_band_energy": (
+        "How is the energy of each layer shared among them?",
+        "fig = sfkd_viz.plot_band_energy(teacher)",
+    ),
     "plot_gaussian_mask": (
         "What does the Gaussian filter of the frequency loss keep, and what does it remove?",
         "fig = sfkd_viz.plot_gaussian_mask(maps, sigma=0.25)",
@@ -61,7 +65,7 @@ ENTRIES: dict[str, tuple[str, str]] = {
     "plot_training": ("How did training go?", "fig = sfkd_viz.plot_training(demo.run)"),
     "plot_cka": (
         "Which layers of teacher and student see the images alike, and in which bands?",
-        "fig = sfkd_viz.plot_cka(teacher, student, block_size=40)",
+        'fig = sfkd_viz.plot_cka(teacher, student, block_size=40, names=("teacher", "student"))',
     ),
     "plot_transfer": (
         "Which of that did distillation bring, against the student trained alone?",

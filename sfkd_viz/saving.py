@@ -87,8 +87,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _plain(value: Any, arrays: dict[str, np.ndarray], known: dict[int, str], where: str) -> Any:
-    """`value` as JSON's types; arrays go to `arrays` under the name of the place where they stand, each once."""
+def _plain(value: Any, arrays: dict[str, np.ndarray], known: dict[Any, str], where: str) -> Any:
+    """`value` as JSON's types; arrays go to `arrays` under the name of the place where they stand, equal ones once."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if type(value).__name__ not in _RESULTS:
             raise TypeError(f"{type(value).__name__} has no place in a saved analysis: add it to _RESULTS.")
@@ -100,10 +100,11 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], known: dict[int, str], whe
     if isinstance(value, (tuple, list)):
         return {"items": [_plain(v, arrays, known, f"{where}/{i}") for i, v in enumerate(value)]}
     if isinstance(value, np.ndarray):
-        if id(value) not in known:
-            known[id(value)] = where
+        content = value.dtype.str, value.shape, value.tobytes()
+        if content not in known:
+            known[content] = where
             arrays[where] = value
-        return {"array": known[id(value)]}
+        return {"array": known[content]}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -69,16 +69,24 @@ def paper(fig: go.Figure, *, columns: Literal[1, 2] = 1) -> go.Figure:
     layout = printed.layout
     scale = width / (layout.width or _SCREEN)
     margin = layout.margin.to_plotly_json() or TEMPLATE.layout.margin.to_plotly_json()
-    body = (layout.height or 450) - margin.get("t", 96) - margin.get("b", 56)
-    shown = [axis for axis in printed.select_yaxes() if axis.scaleanchor is None and axis.visible is not False]
-    # lines and bars need height more than maps, which stay square
-    body = max(body * scale, (0.55 if shown else 0) * min(width, 400))
+    body = ((layout.height or 450) - margin.get("t", 96) - margin.get("b", 56)) * scale
+    if any(axis.scaleanchor is None and axis.visible is not False for axis in printed.select_yaxes()):
+        # lines and bars need height more than maps, which stay square
+        rows = len({axis.domain[0] if axis.domain else 0 for axis in printed.select_yaxes()})
+        body = max(body, max(0.55, 0.45 * rows) * min(width, 400))
     caption = layout.title.text or ""
     layout.title = None
     _wrap(printed, width, text)
     heads = 1 + max((a.text.count("<br>") for a in layout.annotations if a.text), default=0)
     bottom = 4.5 * text if any(axis.visible is not False for axis in printed.select_xaxes()) else text
-    top = text * (1.3 * heads + 1 + 1.6 * any(t.showlegend for t in printed.data))
+    shown = [trace for trace in printed.data if trace.showlegend is not False and trace.type != "heatmap"]
+    aside = layout.legend.orientation == "v"
+    if aside and columns == 1:  # a legend beside the panels would take half of the column
+        below = -(bottom - text) / body
+        layout.legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": below, "yanchor": "top"}
+        groups = [trace.legendgroup for trace in shown]
+        bottom += 1.6 * text * (1 + max(map(groups.count, groups), default=0))
+    top = text * (1.3 * heads + 1 + 1.6 * (bool(shown) and not aside))
     printed.update_layout(
         width=width,
         height=round(body + top + bottom),
@@ -87,12 +95,16 @@ def paper(fig: go.Figure, *, columns: Literal[1, 2] = 1) -> go.Figure:
         meta={"caption": caption},
         legend={"font": {"size": text}, "tracegroupgap": 2},
     )
-    printed.update_annotations(font_size=text)
+    for note in layout.annotations:
+        note.font.size = text if note.xref == "paper" else 0.7 * text
     printed.update_xaxes(title_font_size=text, title_standoff=4)
     printed.update_yaxes(title_font_size=text, title_standoff=4)
     printed.update_traces(line_width=1.2, marker_size=3, selector={"type": "scatter"})
-    printed.update_traces(textfont_size=round(0.75 * text, 1), selector={"type": "heatmap"})
-    printed.for_each_coloraxis(lambda axis: axis.colorbar.update(thickness=6, title_font_size=text))
+    _thin_cell_texts(printed, width, 0.75 * text)
+    for axis in printed.select_coloraxes():
+        axis.colorbar.update(thickness=6, title_font_size=text)
+        if (axis.colorbar.x or 1) < 0.9:  # between panels there is no room; their titles have the unit
+            axis.colorbar.title.text = None
     return printed
 
 
@@ -100,17 +112,26 @@ def _wrap(fig: go.Figure, width: int, text: float) -> None:
     """Break titles of panels and horizontal axes into lines that their panel is wide enough for."""
     for axis in fig.select_xaxes():
         left, right = axis.domain or (0, 1)
-        letters = max(8, int((right - left) * width / (0.52 * text)))
+        letters = max(8, int(0.85 * (right - left) * width / (0.52 * text)))  # margins take the rest
         if axis.title.text:
             axis.title.text = "<br>".join(textwrap.wrap(axis.title.text, letters))
+        upper = fig.layout[f"yaxis{(axis.anchor or 'y')[1:]}"].domain or (0, 1)
         for note in fig.layout.annotations:
-            if (
-                note.xref == "paper"
-                and note.text
-                and "<br>" not in note.text
-                and abs(note.x - (left + right) / 2) < 1e-6
-            ):
+            above = note.xref == "paper" and abs(note.x - (left + right) / 2) < 1e-6 and abs(note.y - upper[1]) < 1e-6
+            if above and note.text and "<br>" not in note.text:
                 note.text = "<br>".join(textwrap.wrap(note.text, letters))
+
+
+def _thin_cell_texts(fig: go.Figure, width: int, size: float) -> None:
+    """Write in the cells of heat maps at a size, and only what fits: else a star, where there is one, and no number."""
+    for heat in fig.select_traces({"type": "heatmap"}):
+        if heat.text is None:
+            continue
+        heat.textfont.size = size
+        left, right = fig.layout[f"xaxis{(heat.xaxis or 'x')[1:]}"].domain or (0, 1)
+        letters = 0.65 * (right - left) * width / max(1, np.shape(heat.z)[1]) / (0.55 * size)
+        if max((len(cell) for row in heat.text for cell in row), default=0) > letters:
+            heat.text = [["*" if cell.endswith("*") else "" for cell in row] for row in heat.text]
 
 
 def stroke(i: int) -> dict[str, Any]:

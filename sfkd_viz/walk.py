@@ -84,7 +84,10 @@ class Walk:
         """CKA of the teacher with each other model, by role."""
         if not self.wanted & _ALIGNED:
             return {}
-        return {role: cka_of(self.stream, (teacher, role), b=WORDS[role]) for teacher, role in self.pairs}
+        return {
+            role: cka_of(self.stream, (teacher, role), names=(WORDS[teacher], WORDS[role]))
+            for teacher, role in self.pairs
+        }
 
     def spectra(self) -> dict[str, dict[str, Spectrum]]:
         """Mean spectra by role and layer."""

@@ -261,7 +261,9 @@ def test_plot_cka_draws_every_band_on_one_scale() -> None:
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 1)
     assert fig.data[0].text[0][0] == f"{measured.values[0, 0]:.2f}"
     assert "30 images" in fig.layout.title.text
-    one = sfkd_viz.plot_cka(a, b, band="H1", levels=1)
+    one = sfkd_viz.plot_cka(a, b, band="H1", levels=1, names=("teacher", "student"))
+    assert "teacher × student" in one.layout.title.text
+    assert (one.layout.yaxis.title.text, one.layout.xaxis.title.text) == ("layer of teacher", "layer of student")
     assert len(one.data) == 1
     assert "H1" in one.layout.title.text
     with pytest.raises(ValueError, match="unknown band 'H9'"):

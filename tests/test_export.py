@@ -12,6 +12,7 @@ from choreographer.browsers.chromium import Chromium
 from plotly.subplots import make_subplots
 
 import sfkd_viz
+from sfkd.loading import DEMO
 from sfkd_viz import theme
 
 RNG = np.random.default_rng(2)
@@ -114,6 +115,21 @@ def test_paper_is_a_column_wide_and_moves_the_title(figure, columns, millimetres
     assert figure.layout.width is None
     with pytest.raises(ValueError, match="columns=1"):
         theme.paper(figure, columns=3)
+
+
+def test_on_paper_cells_hold_only_what_fits_and_legends_go_below():
+    x = {f"layer {i}": RNG.normal(size=(8, 2, 8, 8)) for i in range(4)}
+    fig = sfkd_viz.plot_cka(x, x, levels=1)
+    one, two = theme.paper(fig), theme.paper(fig, columns=2)
+    assert {cell for row in one.data[0].text for cell in row} == {""}
+    assert [list(row) for row in two.data[0].text] == [list(row) for row in fig.data[0].text]
+    assert one.data[0].textfont.size < one.layout.font.size
+    demo = sfkd_viz.plot_training(DEMO)
+    assert demo.layout.legend.orientation == "v"
+    printed = theme.paper(demo)
+    assert (printed.layout.legend.orientation, printed.layout.legend.yanchor) == ("h", "top")
+    assert printed.layout.legend.y < 0
+    assert printed.layout.margin.b > theme.paper(demo, columns=2).layout.margin.b
 
 
 def test_dark_changes_the_template_alone(figure):

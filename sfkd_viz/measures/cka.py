@@ -116,6 +116,7 @@ def cka(
     levels: int = 2,
     mode: Mode = "symmetric",
     block_size: int | None = BLOCK,
+    names: tuple[str, str] = ("a", "b"),
 ) -> CKA:
     """Unbiased linear CKA between features in memory, for all pairs of layers, whole and per sub-band.
 
@@ -130,6 +131,7 @@ def cka(
             place. `levels=0` gives the whole maps alone.
         block_size: images a block; None takes all at once, which is the CKA of the full Gram matrix. The gap between the
             two is what blocks cost.
+        names: what the two models are called.
 
     Raises:
         ValueError: fewer than 4 images, unequal numbers, NaN (by name of the layer). TypeError: no arrays.
@@ -141,7 +143,7 @@ def cka(
     >>> round(float(cka(x, -2.0 * x[:, [2, 0, 1]]).values[0, 0]), 6)
     1.0
     """
-    stream = CKAStream(wavelet=wavelet, levels=levels, mode=mode, block_size=block_size)
+    stream = CKAStream(wavelet=wavelet, levels=levels, mode=mode, block_size=block_size, names=names)
     stream.update(a, b)
     return stream.result()
 
@@ -163,7 +165,9 @@ class CKAStream:
         levels: int = 2,
         mode: Mode = "symmetric",
         block_size: int | None = BLOCK,
+        names: tuple[str, str] = ("a", "b"),
     ) -> None:
+        self._names = names
         self._stream = HSICStream([("a", "b")], wavelet=wavelet, levels=levels, mode=mode, block_size=block_size)
 
     def update(self, a: Feature | Mapping[str, Feature], b: Feature | Mapping[str, Feature]) -> None:
@@ -173,11 +177,11 @@ class CKAStream:
     def result(self) -> CKA:
         """CKA of all images so far; closes the block that was being filled."""
         self._stream.flush()
-        return cka_of(self._stream, ("a", "b"))
+        return cka_of(self._stream, ("a", "b"), names=self._names)
 
 
-def cka_of(stream: HSICStream, pair: tuple[str, str], *, b: str | None = None) -> CKA:
-    """`CKA` of one pair of models of a stream; b: what the second is called, if not by its name there.
+def cka_of(stream: HSICStream, pair: tuple[str, str], *, names: tuple[str, str] | None = None) -> CKA:
+    """`CKA` of one pair of models of a stream; names: what they are called, if not as there.
 
     Raises:
         ValueError: fewer than 4 images.
@@ -186,9 +190,10 @@ def cka_of(stream: HSICStream, pair: tuple[str, str], *, b: str | None = None) -
     if not blocks:
         raise ValueError(f"CKA needs {SMALLEST} images at least (unbiased HSIC divides by n(n − 3)): pass more images.")
     cross, own_a, own_b = (np.stack(tables) for tables in zip(*(block.tables for block in blocks), strict=True))
+    a, b = pair if names is None else names
     return CKA(
-        a=pair[0],
-        b=b or pair[1],
+        a=a,
+        b=b,
         rows=tuple(stream.grids[pair[0]]),
         columns=tuple(stream.grids[pair[1]]),
         bands=stream.bands,

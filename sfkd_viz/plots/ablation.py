@@ -34,14 +34,14 @@ def plot_band_ablation(measured: BandAblation, *, name: str | None = None) -> go
     quantity: Quantity = "top1" if labelled else "agreement"
     change = measured.top1_change if labelled else measured.agreement - 100
     word = "change of top-1, points" if labelled else "answers that change, points"
-    fig = theme.panels(1, 2, [f"{word} (* beyond its joint interval)", "KL(intact ‖ ablated), nats"], horizontal=0.14)
+    fig = theme.panels(1, 2, [f"{word} (* beyond its joint interval)", "KL(intact ‖ ablated), nats"], horizontal=0.2)
     for column, (values, form, marks) in enumerate(
         ((change, "+.1f", measured.matters), (measured.kl, ".2f", np.zeros_like(measured.matters))), 1
     ):
         fig.add_trace(_heat(measured, values, form, marks, column), 1, column)
     limit = float(np.nanmax(np.abs(change), initial=0.0)) or 1.0
     top = float(np.nanmax(measured.kl, initial=0.0)) or 1.0
-    bars = [theme.colorbar(title, x=x) for title, x in (("percentage points", 0.435), ("nats", 1.0))]
+    bars = [theme.colorbar(title, x=x) for title, x in (("percentage points", 0.405), ("nats", 1.0))]
     fig.update_layout(
         coloraxis={"colorscale": theme.DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bars[0]},
         coloraxis2={"colorscale": theme.SEQUENTIAL, "cmin": 0.0, "cmax": top, "colorbar": bars[1]},

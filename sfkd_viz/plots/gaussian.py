@@ -73,7 +73,7 @@ def plot_gaussian_mask(
             }
         )
     note = (
-        "Circle: ‖f‖ = σ. Kept: Σ mask²|F|² / Σ |F|², with and without the zero frequency (the mean). Removed: the same of "
+        "Circle: ‖f‖ = σ. Kept: Σ mask²|F|² / Σ |F|², in brackets without the zero frequency (the mean). Removed: that of "
         "1 − mask;<br>where the mask is neither 0 nor 1 the two sum to less than 100 %. "
         f"Pictures: {first.channel if len(measured) == 1 else _common(first)}; one scale a row."
     )
@@ -131,7 +131,7 @@ def _title(name: str, word: str, m: GaussianFilter, alike: bool) -> str:
         size = f"{m.mask.shape[0]}×{m.mask.shape[1]}"
         return " · ".join(filter(None, (name, size, "" if alike else f"{m.kind}, σ = {m.sigma}")))
     if word == "kept":
-        return f"kept {_percent(m.kept_energy)} ({_percent(m.kept_energy_without_dc)} without mean)"
+        return f"kept {_percent(m.kept_energy)} ({_percent(m.kept_energy_without_dc)})"
     return f"removed {_percent(m.removed_energy)}" if word == "removed" else word
 
 

@@ -58,8 +58,9 @@ def plot_ds2s(
         _bar(fig, measured.error[stage], word, colour, 3)
         if stage in measured.gain:  # the legend of the distances serves both
             gain = measured.gain[stage]
-            _bar(fig, gain, word, colour, 1, in_legend=False, text=[f"{decibel(g):+.1f}" for g in gain.values()])
+            _bar(fig, gain, word, colour, 1, in_legend=False, text=[_signed(g) for g in gain.values()])
     fig.update_yaxes(type="log", row=2)
+    fig.update_yaxes(dtick="D2", exponentformat="power", row=2, col=3)
     fig.add_hline(y=1, line={"color": "#7a7f87", "width": 1, "dash": "dot"}, row=2, col=1)  # type: ignore[arg-type]
     target = measured.stages["target"]
     state = "trained" if measured.trained else "untrained: the identity"
@@ -94,6 +95,15 @@ def _bar(
         hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>",
     )
     fig.add_trace(bar, 2, column)
+
+
+def _signed(gain: float) -> str:
+    """Decibel without a negative zero.
+
+    >>> _signed(0.999), _signed(0.5)
+    ('+0.0', '-3.0')
+    """
+    return f"{round(decibel(gain), 1) + 0.0:+.1f}"
 
 
 def _bars(measured: Refinement) -> list[tuple[str, float]]:

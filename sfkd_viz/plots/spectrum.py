@@ -59,6 +59,7 @@ def plot_spectrum(
         fig.add_trace(heat, 1, column)
         theme.square(fig, 1, column, hidden=False, from_top=False)
         fig.update_xaxes(title_text="horizontal (cycles/pixel)", row=1, col=column)
+        fig.update_yaxes(showticklabels=column == 1, row=1, col=column)  # all panels reach from −0.5 to 0.5
     fig.update_yaxes(title_text="vertical (cycles/pixel)", row=1, col=1)
     word = "share of energy" if quantity == "share" else "mean power |FFT|²"
     fig.update_layout(

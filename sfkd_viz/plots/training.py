@@ -57,7 +57,8 @@ def plot_training(run: Any) -> go.Figure:
             row=row + 1,
             col=place + 1,
         )
-        fig.update_xaxes(title_text="epoch", row=row + 1, col=place + 1)
+        if i + 2 >= len(kinds):  # nothing below
+            fig.update_xaxes(title_text="epoch", row=row + 1, col=place + 1)
     states = [f"{WORDS[role]}: {measured.written(role)} of {measured.epochs[role]} epochs" for role in measured.runs]
     title = f"Training · {measured.name} · {measured.method}" + ("" if measured.finished else " · not finished")
     legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top", "tracegroupgap": 14}
