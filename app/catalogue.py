@@ -33,8 +33,8 @@ CARDS: dict[str, Card] = {
     ),
     "Sub-bands": _card(
         "Where in the image, at which scale and orientation, does a layer carry its energy?",
-        ("Wavelet sub-bands of each model",),
-        "layer wavelet levels band channel",
+        ("Wavelet sub-bands of each model", "Share of energy per sub-band over depth"),
+        "layer wavelet levels band channel model",
     ),
     "Spectra": _card(
         "How is energy spread over spatial frequencies, and how does that change with depth?",

@@ -148,7 +148,7 @@ def test_what_cannot_be_shown_is_said_in_the_view(engine):
     sheet = engine.show(Settings(view="Sub-bands", channel="one channel", number=500), Work())
     assert "has channels 0 to 23, got 500" in sheet.answer
     assert "role='alert'" in sheet.answer
-    assert sheet.figures == ("",)
+    assert sheet.figures == ("", "")
     assert "were not trained here" in engine.show(Settings(view="Training", pair=SMALL), Work()).answer
 
 
@@ -260,7 +260,7 @@ def test_a_finished_run_is_opened_by_name(finished_run):
 def test_the_python_of_a_run_names_its_folder(finished_run, shown):
     engine = Engine(RunsRoot(finished_run.path.parent), "cpu")
     settings = Settings(view="Sub-bands", pair=f"run|{finished_run.path.name}")
-    (figure,) = SHOW["Sub-bands"](engine.look(settings, Work())).figures
+    figure = SHOW["Sub-bands"](engine.look(settings, Work())).figures[0]
     exec(compile(figure.python, "run", "exec"), {})
     same_numbers(shown[0], figure.figure)
 
@@ -305,7 +305,7 @@ def test_the_python_of_an_upload_reads_the_visitor_s_file(engine, tmp_path, show
         tmp_path / "picture.png"
     )
     own = engine.pictures.upload(str(tmp_path / "picture.png"))
-    (figure,) = drawn(engine, view="Sub-bands", image=own.source).figures
+    figure = drawn(engine, view="Sub-bands", image=own.source).figures[0]
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(
         tmp_path / "picture.png"
     )

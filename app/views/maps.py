@@ -29,7 +29,18 @@ def sub_bands(look: Look) -> Shown:
     }
     answer = compared(f"Share of energy in the details of {s.layer}", details, look.pair.names, "{:.0f} %")
     call = snippets.one_band(s) if one else snippets.all_bands(s)
-    return Shown(answer, (Drawn(figure, snippets.script(*snippets.maps(look.pair, s), *call), "sub-bands"),))
+    pyramids = Drawn(figure, snippets.script(*snippets.maps(look.pair, s), *call), "sub-bands")
+    return Shown(answer, (pyramids, _over_depth(look)))
+
+
+def _over_depth(look: Look) -> Drawn:
+    """How every layer of the chosen model shares its energy among the bands."""
+    s, name = look.settings, look.pair.names[look.settings.model]
+    output = look.measured.output(look.pair, s.model, s.image, look.work)
+    figure = sfkd_viz.plot_band_energy(output.features, s.wavelet, s.levels)
+    title = retitled(figure, "Energy per sub-band", f"Energy per sub-band · {name}")
+    call = f'figure = sfkd_viz.plot_band_energy(features["{name}"], "{s.wavelet}", {s.levels})'
+    return Drawn(figure, snippets.script(*snippets.features(look.pair, s.image), call, title), "band-energy")
 
 
 def spectra(look: Look) -> Shown:

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 ROOT = Path(__file__).resolve().parent.parent.parent
 TITLES = {
     "Overview": ["Transfer: alignment"],
-    "Sub-bands": ["Wavelet sub-bands · haar"],
+    "Sub-bands": ["Wavelet sub-bands · haar", "Energy per sub-band · student"],
     "Spectra": ["Energy spectrum", "Radial energy spectrum", "Relative log amplitude over depth"],
     "Gaussian masks": ["Gaussian mask · low-pass"],
     "DS2S": ["DS2S · student .* trained"],
