@@ -72,7 +72,17 @@ def gaussian_filter(
     kind: MaskKind = "low",
     channel: Channel = "energy",
 ) -> GaussianFilter:
-    """The mask of `sfkd.gaussian_mask` for maps, or for a shape (H, W), with the energy that it keeps and removes.
+    """What a Gaussian mask G keeps of maps, Σ G²|F|² / Σ |F|², and what 1 − G does; in space F⁻¹(G·F x) and x minus it.
+
+    Args:
+        feat_or_shape: maps, or a shape (H, W) for the mask alone.
+        sigma: cycles/pixel; a pair for `kind="band"`. kind: "low", "high" or "band", of `sfkd.gaussian_mask`.
+        channel: of the pictures: a number, "pc1" to "pc3", or "energy" (RMS over images and channels).
+
+    Raises:
+        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown kind, σ that is none.
+
+    Source: a Gaussian filter on the Fourier side is the paper's (arXiv 2607.01906); its form, σ and these shares are ours.
 
     >>> round(gaussian_filter(np.eye(8), sigma=100.0).kept_energy, 3)
     1.0

@@ -72,8 +72,14 @@ def ds2s(distiller_or_run: Any, images: Any, *, layer: str | None = None, channe
         layer: the student's layer; default the first.
         channel: of the aligned maps, as in `subbands`; principal components are the target's, applied to all stages.
 
+    Gain of a stage per band: Σ S_b² after it / before it; distance to the target: Σ (S_b − T_b)² / Σ T_b², sums over images,
+    channels and positions.
+
     Raises:
-        TypeError: no SFKD distiller. ValueError: a layer that it does not pair.
+        TypeError: no SFKD distiller. ValueError: a layer that it does not pair, NaN.
+
+    Source: two streams and two stages are the paper's (arXiv 2607.01906); what they compute (`sfkd.DS2S`), and what is shown
+    of it, are ours.
     """
     distiller = _distiller(distiller_or_run)
     layers = [student for student, _ in distiller.pairs]

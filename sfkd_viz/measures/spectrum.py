@@ -93,7 +93,15 @@ class RadialSpectrum:
 
 
 def spectrum(feat: Feature) -> Spectrum:
-    """Mean power spectrum |FFT(x)|² (ortho) of `feat` over images and channels.
+    """Mean power spectrum of `feat`: mean over images and channels of |F(x)|², F orthonormal, zero frequency in the middle.
+
+    Args:
+        feat: `[H, W]`, `[C, H, W]` or `[B, C, H, W]`, torch or numpy; a ready `Spectrum` is returned as it is.
+
+    Raises:
+        TypeError: no array, complex values. ValueError: other dimensions, NaN.
+
+    Source: textbook; Σ power is the mean energy of a map (Parseval).
 
     >>> float(spectrum(np.ones((4, 4))).share[2, 2])
     1.0
@@ -105,7 +113,17 @@ def spectrum(feat: Feature) -> Spectrum:
 
 
 def radial_spectrum(feat: Feature, *, unit: FrequencyUnit = "cycles/image") -> RadialSpectrum:
-    """Mean power and share of energy per ring (`sfkd.radial_profile`), of a feature or of a ready `Spectrum`.
+    """Mean power and share of energy per ring of the frequency plane: rings r − ½ ≤ ‖f‖ < r + ½ cycles/image, r = 0, 1, …
+
+    Args:
+        feat: a feature, or a ready `Spectrum`.
+        unit: of `frequency`. "cycles/image" compares image content across unequal grids; "cycles/pixel" and "pi" (units of π
+            radians/pixel, 1 is Nyquist) compare what filters do, not content: see `RadialSpectrum`.
+
+    Raises:
+        As `spectrum`. ValueError: an unknown unit.
+
+    Source: textbook; the width of the rings, and that corners beyond Nyquist are kept, are ours (`sfkd.radial_profile`).
 
     >>> round(float(radial_spectrum(np.eye(8)).share.sum()), 6)
     1.0

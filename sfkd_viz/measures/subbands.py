@@ -87,6 +87,11 @@ def subbands(
         feat: `[H, W]`, `[C, H, W]` or `[B, C, H, W]`.
         wavelet, levels, mode: of `sfkd.decompose`.
         channel: a channel's number, a principal component of the channels ("pc1" to "pc3"), or "energy".
+
+    Raises:
+        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown wavelet, mode or channel.
+
+    Source: the transform is `sfkd.decompose`'s; units in which maps of unlike scale compare (`BandImages`) are ours.
     """
     x = as_maps(feat)
     chosen, label = reduce_channels(x, channel)
@@ -109,7 +114,16 @@ def band_images(bands: SubBands, *, signed: bool, scale: float) -> dict[str, np.
 
 
 def band_energy(feat: Feature, wavelet: str = "haar", levels: int = 2, mode: Mode = "symmetric") -> BandEnergy:
-    """Energy and energy share of each sub-band, mean over images and channels.
+    """Energy E_b = Σ c² of each sub-band's coefficients, mean over images and channels, and its share E_b / Σ_b E_b.
+
+    Args:
+        feat: `[H, W]`, `[C, H, W]` or `[B, C, H, W]`.
+        wavelet, levels, mode: of `sfkd.decompose`.
+
+    Raises:
+        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown wavelet or mode.
+
+    Source: textbook; shares of the bands' sum instead of the map's energy, to which padding adds some, are ours.
 
     >>> band_energy(np.ones((8, 8))).share["A2"]
     1.0

@@ -137,6 +137,8 @@ def transfer(
 
     Raises:
         ValueError: what `cka` refuses; students of unlike layers.
+
+    Source: ours, of CKA as in `cka` and intervals as in `transfer_of`.
     """
     pairs = [("teacher", "student"), ("teacher", "baseline")]
     stream = HSICStream(pairs, wavelet=wavelet, levels=levels, mode=mode, block_size=block_size)
