@@ -1,6 +1,7 @@
 """See which spatial-frequency components teacher and student have: measures and plotly figures.
 
-Names are imported on first use, so that `import sfkd_viz` stays light.
+Names are imported on first use, so that `import sfkd_viz` stays light: torch comes with the first measure (or with a run,
+whose files `sfkd` reads), plotly with the first figure, captum with the first attribution, kaleido with the first image.
 """
 
 from __future__ import annotations

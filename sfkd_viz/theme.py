@@ -168,6 +168,11 @@ def thinned(*shapes: tuple[int, ...], most: int = MOST_CELLS) -> str:
     return " ".join(f"{h}×{w} drawn as {min(h, most)}×{min(w, most)} area means." for h, w in large)
 
 
+def evenly(count: int, *, most: int = MOST_CELLS) -> np.ndarray:
+    """Numbers of at most `most` of `count` things that have no mean, such as layers: the first, the last, and even steps."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
 def _area_means(n: int, most: int) -> np.ndarray:
     """`[min(n, most), n]`: share of each of n cells in each of at most `most` cells of equal width; rows sum to 1."""
     if n <= most:

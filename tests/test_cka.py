@@ -249,6 +249,24 @@ def test_a_stream_refuses_other_layers_and_grids() -> None:
 # -- plot -------------------------------------------------------------------------------------------------------------
 
 
+def test_very_many_layers_are_drawn_as_256_evenly_chosen_ones() -> None:
+    maps = {f"layer {i}": RNG.normal(size=(4, 1, 2, 2)) for i in range(300)}
+    fig = sfkd_viz.plot_cka(sfkd_viz.cka(maps, {"t": maps["layer 0"]}, levels=0))
+    (heat,) = fig.data
+    assert np.shape(heat.z) == (256, 1)
+    assert (heat.y[0], heat.y[-1], len(set(heat.y))) == ("layer 0", "layer 299", 256)
+    assert heat.z[0][0] == pytest.approx(1)
+    assert "300×1 layers drawn as 256×1, evenly chosen" in fig.layout.title.text
+    moved = sfkd_viz.transfer({"t": maps["layer 0"]}, maps, maps, levels=0, block_size=4)
+    fig = sfkd_viz.plot_transfer(moved)
+    assert np.shape(fig.data[0].z) == (1, 256)
+    assert "1×300 layers drawn as 1×256" in fig.layout.title.text.replace("<br>", " ")
+    many = {name: x[:, 0] for name, x in maps.items()}
+    assert len(sfkd_viz.plot_band_energy(many).data[0].y) == 256
+    side = {f"{i}": RNG.normal(size=(4, 1, 2, 2)) for i in range(40)}
+    assert len(sfkd_viz.plot_cka(side, side, levels=0).to_json()) < 60_000  # 1,600 hover texts would take 150,000
+
+
 def test_plot_cka_draws_every_band_on_one_scale() -> None:
     a, b = related(30)
     measured = sfkd_viz.cka({"s1": a, "s2": a[:, :, ::2, ::2]}, {"t": b})

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -191,10 +192,17 @@ HEAVY = ("torch", "plotly", "captum", "pandas", "kaleido", "timm")
         ("import sfkd_viz", HEAVY),
         ("import sfkd_viz; dir(sfkd_viz)", HEAVY),
         ("import sfkd_viz; sfkd_viz.spectrum([[1.0, 2.0]])", ("plotly", "captum", "kaleido")),
-        ("import sfkd_viz; sfkd_viz.plot_spectrum([[1.0, 2.0]])", ("captum", "kaleido")),
+        ("import sfkd_viz; sfkd_viz.plot_spectrum([[1.0, 2.0]])", ("captum", "kaleido", "timm", "pandas")),
+        ("import sfkd_viz.theme; sfkd_viz.save_figure; sfkd_viz.figure_data", ("torch", "captum", "pandas", "kaleido")),
+        (
+            "import sfkd_viz; sfkd_viz.analyze; sfkd_viz.band_ablation; sfkd_viz.grad_cam",
+            ("plotly", "captum", "kaleido"),
+        ),
+        ("import sfkd_viz; sfkd_viz.plot_training('sfkd/demo')", ("captum", "kaleido", "pandas")),
     ],
 )
 def test_imports_wait_until_they_are_needed(lines, absent):
     code = f"{lines}\nimport sys; print(*[name for name in {absent!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(sfkd_viz.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from sfkd_viz.measures.inputs import Feature
 
 COLUMNS = 4
 MOST_WRITTEN = 64  # cells a panel; more are too small to write in
+_MOST_TOLD = 1024  # cells a panel; more would make the hover texts larger than all the rest
 
 
 def plot_cka(
@@ -38,6 +40,7 @@ def plot_cka(
         if b is None:
             raise ValueError("plot_cka expects a ready CKA, or features of two models: plot_cka(a, b).")
         measured = cka(a, b, **options)
+    measured, _, thinned = drawable(measured)
     shown = list(measured.bands) if band is None else [band]
     values = {name: measured.band(name) for name in shown}
     fig, height = small_multiples(measured, list(values), measured.a, measured.b)
@@ -49,10 +52,24 @@ def plot_cka(
     blocks = len(measured.counts)
     note = (
         f"{measured.images:,} images in {blocks} block{'s' * (blocks > 1)}; both maps on the smaller of their grids. "
-        "Empty: the grid does not bear the band, or a layer is constant."
+        f"Empty: the grid does not bear the band, or a layer is constant.{thinned}"
     )
     what = f" · {band}" if band is not None and band != WHOLE else ""
     return theme.titled(fig, f"Alignment of layers (CKA): {measured.a} × {measured.b}{what}", note, height)
+
+
+def drawable(measured: CKA) -> tuple[CKA, tuple[np.ndarray, np.ndarray], str]:
+    """`measured` with 256 layers a side at most, evenly chosen; which they are, and what to say of it."""
+    kept = theme.evenly(len(measured.rows)), theme.evenly(len(measured.columns))
+    if tuple(map(len, kept)) == (len(measured.rows), len(measured.columns)):
+        return measured, kept, ""
+    at = np.ix_(*kept)
+    tables: dict[str, Any] = {name: getattr(measured, name)[..., at[0], at[1]] for name in ("cross", "own_a", "own_b")}
+    for side, numbers in zip(("rows", "columns"), kept, strict=True):
+        tables[side] = tuple(getattr(measured, side)[n] for n in numbers)
+    few = dataclasses.replace(measured, **tables, grids=measured.grids[at])
+    sides = f"{len(measured.rows)}×{len(measured.columns)} layers drawn as {len(few.rows)}×{len(few.columns)}"
+    return few, kept, f" {sides}, evenly chosen."
 
 
 def small_multiples(measured: CKA, bands: list[str], a: str, b: str) -> tuple[go.Figure, int]:
@@ -93,8 +110,8 @@ def heat_map(
         ]
         for row, mark in zip(values, marks, strict=True)
     ]
-    number = measured.bands.index(band)
-    hover = [
+    number, told = measured.bands.index(band), values.size <= _MOST_TOLD
+    hover = told and [
         [
             hover_text(measured, number, i, j) + ("" if about is None else f"<br>{about[i][j]}")
             for j in range(values.shape[1])
@@ -110,8 +127,9 @@ def heat_map(
         text=cells,
         texttemplate="%{text}",
         textfont={"size": 11},
-        customdata=hover,
-        hovertemplate=f"%{{y}} × %{{x}}, {band}<br>{quantity} %{{z:.3f}}<br>%{{customdata}}<extra></extra>",
+        customdata=hover or None,
+        hovertemplate=f"%{{y}} × %{{x}}, {band}<br>{quantity} %{{z:.3f}}"
+        + ("<br>%{customdata}<extra></extra>" if told else "<extra></extra>"),
     )
 
 

@@ -40,7 +40,8 @@ def plot_band_energy(
             "plot_band_energy expects results of one wavelet, whose bands compare; got "
             + ", ".join(f"{name}: {energy.wavelet}" for name, energy in energies.items())
         )
-    first = next(iter(energies.values()))
+    first, count = next(iter(energies.values())), len(energies)
+    energies = {name: energies[name] for name in np.array(list(energies), dtype=object)[theme.evenly(count)]}
     bands = [band for band in band_names(max(1, *(e.levels for e in energies.values()))) if band != WHOLE]
     shares = np.array([[_share(energy, band) for band in bands] for energy in energies.values()])
     written = len(bands) <= _MOST_WRITTEN
@@ -75,6 +76,8 @@ def plot_band_energy(
         "horizontal, vertical, diagonal detail, 1 the finest.<br>Empty: the grid does not bear the band. Levels are octaves "
         "of each grid, so H1 of 56×56 and of 14×14 are different frequencies in the image."
     )
+    if len(energies) < count:
+        note += f" {count} features drawn as {len(energies)}, evenly chosen."
     height = 190 + 34 * min(len(energies), 24)
     fig = theme.titled(fig, f"Energy per sub-band · {first.wavelet}", note, height)
     return fig.update_layout(margin_t=112)

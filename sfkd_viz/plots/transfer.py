@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
 import numpy as np
@@ -9,7 +10,7 @@ import plotly.graph_objects as go
 
 from sfkd_viz import theme
 from sfkd_viz.measures.transfer import Transfer
-from sfkd_viz.plots.cka import COLUMNS, heat_map, small_multiples
+from sfkd_viz.plots.cka import COLUMNS, drawable, heat_map, small_multiples
 
 _READING = "How many cycles/image a band spans depends on the grid of the pair: see each cell."
 
@@ -29,6 +30,8 @@ def plot_transfer(measured: Transfer, *, band: str | None = None) -> go.Figure:
             f"plot_transfer expects what sfkd_viz.transfer returns, got {type(measured).__name__}: it needs features of "
             "three models, so measure first."
         )
+    said = measured.sentence()
+    measured, thinned = _drawable(measured)
     alone = measured.alone
     if band is not None:
         alone.band(band)
@@ -44,11 +47,22 @@ def plot_transfer(measured: Transfer, *, band: str | None = None) -> go.Figure:
     limit = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     bar = theme.colorbar("movement of CKA")
     fig.update_layout(coloraxis={"colorscale": theme.DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar})
-    note = "<br>".join(textwrap.wrap(f"{measured.sentence()} {_READING}", 150))
+    note = "<br>".join(textwrap.wrap(f"{said} {_READING}{thinned}", 150))
     extra = 16 * note.count("<br>") + 8
     fig.update_layout(margin_t=96 + extra)
     title = "Transfer: alignment with the teacher, distilled − alone (* beyond its joint interval)"
     return theme.titled(fig, title, note, height + extra)
+
+
+def _drawable(measured: Transfer) -> tuple[Transfer, str]:
+    """`measured` with 256 layers a side at most, and what to say of it."""
+    alone, kept, thinned = drawable(measured.alone)
+    if not thinned:
+        return measured, ""
+    at = (slice(None), *np.ix_(*kept))
+    bounds = {name: getattr(measured, name)[at] for name in ("low", "high", "joint_low", "joint_high")}
+    few = dataclasses.replace(measured, distilled=drawable(measured.distilled)[0], alone=alone, **bounds)
+    return few, thinned
 
 
 def _about(measured: Transfer, number: int) -> list[list[str]]:
