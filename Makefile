@@ -7,7 +7,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help app test test-long test-gpu demo gallery lint clean
+.PHONY: help app test test-long test-gpu demo gallery transfer bench-app lint clean
 
 help: ## what there is to make
 	@echo 'make TARGET [PYTHON=python3.12]'
@@ -30,6 +30,12 @@ demo: $(VENV)/.installed-train ## train the bundled pair again; ARGS goes to the
 
 gallery: $(VENV)/.installed-test ## draw docs/gallery.md again
 	$(RUN) benchmarks/gallery.py $(ARGS)
+
+transfer: $(VENV)/.installed-test ## analyse the bundled run again: docs/transfer.md; half an hour
+	$(RUN) benchmarks/transfer.py $(ARGS)
+
+bench-app: $(VENV)/.installed-test ## measure the app again; ARGS="server load" for parts
+	PYTHONPATH=app:tests $(RUN) benchmarks/app.py $(ARGS)
 
 lint: $(VENV)/.installed-test ## check style and types
 	$(RUN) -m ruff check .
