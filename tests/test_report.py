@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from app_page import CHROMIUM, FLAGS
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 import sfkd
 import sfkd_viz
 from sfkd_viz.analysis import Analysis
 from sfkd_viz.report import write_report
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +29,6 @@ def analysis() -> Analysis:
 def address(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> str:
     path: Path = write_report(analysis, tmp_path_factory.mktemp("report") / "report.html")
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

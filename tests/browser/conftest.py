@@ -1,4 +1,4 @@
-"""The app and a browser, shared by the tests of the page."""
+"""The app, shared by the tests of the page."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_page import CHROMIUM, FLAGS, Visit
+from app_page import Visit
 from app_process import running
-from playwright.sync_api import Browser, sync_playwright
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ def test_every_view_is_drawn_and_named(visit):
         page.open(view)
         for title, label in zip(titles, CARDS[view].figures, strict=True):
             shown = page.drawn(title)
-            assert shown["traces"] >= 2
+            assert shown["traces"] >= 1
+            assert len(shown["values"]) > 0
             assert shown["height"] >= 180
             expect(page.figure(title)).to_have_attribute("aria-label", re.compile(re.escape(label)))
         page.answer(r".{40,}")
@@ -55,7 +56,7 @@ def test_every_view_is_drawn_and_named(visit):
 
 def test_controls_change_the_figure_and_the_address(visit):
     page = visit("view=sub-bands")
-    first = page.drawn("Wavelet sub-bands · haar")
+    page.drawn("Wavelet sub-bands · haar")
     page.choose("Wavelet", "db2")
     page.drawn("Wavelet sub-bands · db2")
     page.choose("Channel", "principal component 1")
@@ -64,9 +65,9 @@ def test_controls_change_the_figure_and_the_address(visit):
     page.page.get_by_label("Channel number").fill("2")
     page.drawn("channel 2")
     page.choose("Levels", "1")
-    page.page.wait_for_function(_TRACES, arg=first["traces"], timeout=PATIENCE)
+    page.page.wait_for_function(_TRACES, arg=3 * 4, timeout=PATIENCE)  # A1, H1, V1, D1 of three models
     page.choose("Band", "H1")
-    page.page.wait_for_function("() => [...document.querySelectorAll('figure .plot')].some(p => p.data?.length === 3)")
+    page.page.wait_for_function(_TRACES, arg=3, timeout=PATIENCE)
     page.query(r"view=sub-bands&wavelet=db2&levels=1&band=H1&channel=2$")
     page.choose("Layer: student ↔ teacher", "layers.1 ↔ stages.2")
     page.answer("layers.1 ↔ stages.2")
@@ -80,7 +81,8 @@ def test_controls_change_the_figure_and_the_address(visit):
     page.query("view=attribution.*model=teacher.*site=layer")
 
 
-_TRACES = "n => [...document.querySelectorAll('figure .plot')].some(p => p.offsetWidth && p.data && p.data.length < n)"
+_TRACES = """n => [...document.querySelectorAll('figure')].some(f => f.offsetWidth
+    && f.querySelector('.title').textContent.includes('Wavelet sub-bands') && f.querySelector('.plot').data?.length === n)"""
 
 
 def test_sigma_moves_smoothly_and_zoom_stays(visit):
