@@ -23,8 +23,6 @@ from work import Stopped, Work
 from sfkd.loading import load_pictures
 from sfkd_viz import figure_data
 
-_SHEETS = 2**26  # bytes of JSON kept
-
 
 @dataclass(frozen=True)
 class Sheet:
@@ -48,9 +46,10 @@ class Engine:
 
     Args:
         device: where features are computed.
+        kept: bytes of drawn views that are kept; 0 draws each anew.
     """
 
-    def __init__(self, runs: RunsRoot, device: str) -> None:
+    def __init__(self, runs: RunsRoot, device: str, *, kept: int = 2**26) -> None:
         try:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -58,7 +57,7 @@ class Engine:
         self.pictures = Pictures()
         self.pairs = Pairs(runs, device)
         self.measured = Measured(self.pictures, device)
-        self._sheets: Cache[Sheet] = Cache(_SHEETS, lambda sheet: sum(map(len, sheet.figures)))
+        self._sheets: Cache[Sheet] = Cache(kept, lambda sheet: sum(map(len, sheet.figures)))
 
     def describe(self, key: str, *, download: bool = False) -> Described:
         """Names, layers and header of a pair; opens it."""

@@ -79,14 +79,15 @@ def small_multiples(measured: CKA, bands: list[str], a: str, b: str) -> tuple[go
     titles = ["whole maps" if band == WHOLE else band for band in bands]
     fig = theme.panels(rows, columns, titles, horizontal=0.03, vertical=0.3 / rows if rows > 1 else 0.12)
     for number in range(len(bands)):
-        place = {"row": number // columns + 1, "col": number % columns + 1}
-        last = number + columns >= len(bands)
-        fig.update_xaxes(showgrid=False, showticklabels=last, type="category", **place)
-        fig.update_yaxes(showgrid=False, showticklabels=place["col"] == 1, type="category", **place)
-        if last:
-            fig.update_xaxes(title_text=f"layer of {b}", **place)
-        if place["col"] == 1:
-            fig.update_yaxes(title_text=f"layer of {a}", **place)
+        row, column = divmod(number, columns)
+        panel = fig.get_subplot(row + 1, column + 1)
+        for axis, outer, model in (
+            (panel.xaxis, number + columns >= len(bands), b),
+            (panel.yaxis, column == 0, a),
+        ):
+            axis.showgrid, axis.showticklabels, axis.type = False, outer, "category"
+            if outer:
+                axis.title.text = f"layer of {model}"
     return fig, 170 + rows * (110 + 34 * min(len(measured.rows), 12))
 
 

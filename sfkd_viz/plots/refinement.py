@@ -52,6 +52,9 @@ def plot_ds2s(
         horizontal_spacing=0.04,
         vertical_spacing=0.16,
     )
+    # first, since plotly looks at every shape that is there when it adds one
+    grey: dict[str, Any] = {"color": "#7a7f87", "width": 1, "dash": "dot"}
+    fig.add_hline(y=1, line=grey, row=2, col=1, exclude_empty_subplots=False)  # type: ignore[arg-type]
     add_pyramids(fig, [measured.stages[s] for s in STAGES])
     fig.update_layout({a: {"colorbar": {"len": 0.3, "y": y}} for a, y in _bars(measured)})
     for stage, (word, colour) in _BARS.items():
@@ -61,7 +64,6 @@ def plot_ds2s(
             _bar(fig, gain, word, colour, 1, in_legend=False, text=[_signed(g) for g in gain.values()])
     fig.update_yaxes(type="log", row=2)
     fig.update_yaxes(dtick="D2", exponentformat="power", row=2, col=3)
-    fig.add_hline(y=1, line={"color": "#7a7f87", "width": 1, "dash": "dot"}, row=2, col=1)  # type: ignore[arg-type]
     target = measured.stages["target"]
     state = "trained" if measured.trained else "untrained: the identity"
     levels = f"{target.levels} of {target.asked_levels} levels fit" if target.levels < target.asked_levels else ""
