@@ -189,7 +189,9 @@ def _shape(layer: Any) -> str:
 
 def _told(recipe: Recipe, found: DryRun, data: str, processes: int, device: torch.device) -> list[str]:
     schedule, parameters = recipe.schedule, found.parameters
-    epochs, lr = schedule.epochs, f"{schedule.lr:g} → {schedule.min_lr:g}"
+    epochs, lr = schedule.epochs, f"{schedule.lr:g} → {schedule.min_lr:g} (cosine"
+    if schedule.decay == "step":
+        lr = f"{schedule.lr:g} (a tenth every {schedule.decay_epochs} epochs"
     memory = " + ".join(f"{size / 2**30:.2f} GiB {what}" for what, size in found.memory.items())
     size = "×".join(map(str, recipe.data.input_size))
     teacher = "" if recipe.teacher is None else f", teacher {recipe.teacher.name or recipe.teacher.run}"
@@ -198,7 +200,7 @@ def _told(recipe: Recipe, found: DryRun, data: str, processes: int, device: torc
         f"data: {recipe.data.name}, {found.samples:,} training images of {size} ({data})",
         f"global batch: {schedule.batch_size} × {schedule.accumulate} accumulated × {processes} process(es) = "
         f"{found.global_batch}; {found.steps:,} steps an epoch, {epochs} epochs",
-        f"lr: {lr} (cosine, {schedule.warmup_epochs:g} epochs of warm-up), {schedule.optimizer}, weight decay "
+        f"lr: {lr}, {schedule.warmup_epochs:g} epochs of warm-up), {schedule.optimizer}, weight decay "
         f"{schedule.weight_decay:g}",
         *(f"layer: {name} {about}" for name, about in found.layers.items()),
         f"parameters: student {parameters['student']:,}, teacher {parameters['teacher']:,} (frozen), trained beside the "

@@ -83,6 +83,9 @@ def test_what_is_said(tmp_path: Path, recipe: RecipeOf, distilled: Any) -> None:
     assert "layer: layers.0 [16, 16, 16] ↔ stages.0 [8, 32, 32]" in text
     assert "lr: 0.002 → 1e-05 (cosine, 0.5 epochs of warm-up), adamw, weight decay 0.05" in text
     assert "loss on noise: ce " in text
+    steps = recipe(tmp_path / "run", student=CONVNEXT, schedule={"lr": 0.1, "warmup_epochs": 0, "decay": "step"})
+    dry_run(steps, say=said.append)
+    assert any(line.startswith("lr: 0.1 (a tenth every 30 epochs, 0 epochs of warm-up)") for line in said)
 
 
 def test_processes_share_the_global_batch(tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch) -> None:
