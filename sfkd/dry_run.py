@@ -191,7 +191,7 @@ def _told(recipe: Recipe, found: DryRun, data: str, processes: int, device: torc
     schedule, parameters = recipe.schedule, found.parameters
     epochs, lr = schedule.epochs, f"{schedule.lr:g} → {schedule.min_lr:g} (cosine"
     if schedule.decay == "step":
-        lr = f"{schedule.lr:g} (a tenth every {schedule.decay_epochs} epochs"
+        lr = f"{schedule.lr:g} (a tenth every {schedule.decay_epochs:g} epochs"
     memory = " + ".join(f"{size / 2**30:.2f} GiB {what}" for what, size in found.memory.items())
     size = "×".join(map(str, recipe.data.input_size))
     teacher = "" if recipe.teacher is None else f", teacher {recipe.teacher.name or recipe.teacher.run}"
