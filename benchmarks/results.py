@@ -1,0 +1,314 @@
+"""Write docs/results.md and its figures from the tables in benchmarks/results/; nothing in it is typed by hand.
+
+make results
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.stats import t as student_t
+
+from sfkd.runs import write_atomically
+from sfkd.study import load_study
+from sfkd_viz import save_figure, theme
+
+ROOT = Path(__file__).parent.parent
+TABLES, DOCS = Path(__file__).parent / "results", ROOT / "docs"
+IMAGES = DOCS / "images" / "results"
+STUDIES = ROOT / "configs" / "benchmark"
+RIVALS = ("kd", "fitnet", "correlation", "rkd", "crd", "dkd", "dist", "ofa", "spectralkd", "freekd")
+OURS = ("gffl", "sfkd")
+METHODS = ("none", *RIVALS, *OURS)
+CONFIDENCE = 0.95
+
+
+def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    grid = pd.read_csv(TABLES / "grid.csv", keep_default_na=False)
+    parts = [INTRODUCTION, _setting(grid)]
+    for regime, heading in REGIMES.items():
+        if (some := grid[grid.regime == regime]).empty:
+            continue
+        parts += [heading, *_regime(some, regime)]
+    parts += [_ablations(), _tuning(), _published()]
+    write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+INTRODUCTION = """# Results
+
+Every number here is read from the tables in `benchmarks/results/` by `make results`. Their rows are made by
+
+```sh
+sfkd benchmark configs/benchmark/tuning_kd.yaml configs/benchmark/tuning.yaml     # choices, on held-out training images
+sfkd benchmark configs/benchmark/short.yaml configs/benchmark/few.yaml            # the grid, on the test sets
+sfkd benchmark configs/benchmark/ablations.yaml
+```
+
+which skip the rows that are there: delete a row to have it made again. This is an experiment at the scale of a small
+machine: tiny models, 32 pixels, a minute of one core a run. It says which method does how well *here*, and no number of it
+is to be read beside one of a paper."""
+
+REGIMES = {
+    "short": """## A short budget, all labels
+
+Top-1 on the test set after the last epoch, percent, mean ± standard deviation over three seeds; the best of each column is
+bold, the second in italics.""",
+    "few": """## Few labels
+
+The same budget and images, but only 2,000 of them keep their label (800 images in all for digits); all count for the
+distillation terms.""",
+}
+
+
+def _setting(grid: pd.DataFrame) -> str:
+    """Pairs, what the teacher knows and the student learns alone, and what all runs share."""
+    short = grid[grid.regime == "short"]
+    lines = []
+    for pair, rows in short.groupby("pair", sort=False):
+        first, alone = rows.iloc[0], rows[rows.method == "none"].top1_last
+        lines.append(
+            f"| {pair} | {first.data} | {first.teacher} | {first.student} | {first.top1_teacher:.2f} "
+            f"| {_spread(alone)} |"
+        )
+    study, pairs = load_study(STUDIES / "short.yaml")
+    budgets = [
+        f"{name}: {s.data.train_samples:,} training images, {s.schedule.epochs} epochs of {s.views} fixed augmented views "
+        f"in turn, {s.schedule.optimizer}, batch {s.schedule.batch_size}, lr {s.schedule.lr:g}"
+        for name, s in pairs.sets.items()
+    ]
+    commits = ", ".join(f"`{c}`" for c in dict.fromkeys(short.commit))
+    return (
+        "## What was run\n\n"
+        "| pair | data | teacher | student | teacher top-1 | student alone |\n|-|-|-|-|-|-|\n"
+        + "\n".join(lines)
+        + "\n\n"
+        f"{'; '.join(budgets)}. The same for every method, whose weights were tuned alike, six trials each on images held "
+        "out from training (below); teachers were trained on all training images that are not held out, and their outputs "
+        f"computed once. {len(study.seeds)} seeds. Runs made at commit {commits}."
+    )
+
+
+def _regime(rows: pd.DataFrame, regime: str) -> list[str]:
+    table = rows.pivot_table(index="method", columns=["pair", "seed"], values="top1_last", sort=False)
+    methods = [m for m in METHODS if m in table.index]
+    table = table.loc[methods]
+    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    means = pd.DataFrame({pair: table[pair].mean(axis=1) for pair in pairs})
+    ranks = means.rank(ascending=False).mean(axis=1)
+    head = "| method | " + " | ".join(pairs) + " | mean | mean rank |\n|-|" + "-|" * (len(pairs) + 2)
+    overall = means.mean(axis=1)
+    body = []
+    for method in methods:
+        cells = [_placed(_spread(table.loc[method, pair]), means[pair], method) for pair in pairs]
+        body.append(
+            f"| {method} | " + " | ".join(cells) + f" | {_placed(f'{overall[method]:.2f}', overall, method)} | "
+            f"{_placed(f'{ranks[method]:.1f}', -ranks, method)} |"
+        )
+    save_figure(_rank_figure(ranks, regime), IMAGES / f"rank-{regime}.png", dpi=130)
+    save_figure(_gain_figure(table, regime), IMAGES / f"gain-{regime}.png", dpi=130)
+    return [
+        f"{head}\n" + "\n".join(body),
+        _verdict(table, means, ranks),
+        f"![Differences to KD](images/results/gain-{regime}.png)",
+        f"![Mean ranks](images/results/rank-{regime}.png)",
+        _differences(table, pairs, regime),
+    ]
+
+
+def _verdict(table: pd.DataFrame, means: pd.DataFrame, ranks: pd.Series) -> str:
+    """Where SFKD stands, whatever that is."""
+    overall = means.mean(axis=1).sort_values(ascending=False)
+    place = list(overall.index).index("sfkd") + 1
+    first_two = [pair for pair in means if means[pair].rank(ascending=False)["sfkd"] <= 2]
+    gain, low, high = paired(_seeds(table, "sfkd") - _seeds(table, "kd"))
+    rivals = [m for m in overall.index if m not in OURS and m != "none"]
+    over_rival, rival_low, rival_high = paired(_seeds(table, "sfkd") - _seeds(table, rivals[0]))
+    worst = [pair for pair in means if pair not in first_two]
+    only_gffl = paired(_seeds(table, "gffl") - _seeds(table, "kd"))[0] if "gffl" in table.index else None
+    beside = "" if only_gffl is None else f" `gffl`, its spectral loss alone, is {only_gffl:+.2f} against KD."
+    missed = f" It is below second place on {', '.join(worst)}." if worst else ""
+    return (
+        f"Over all pairs `sfkd` is {_ordinal(place)} of {len(overall)} by mean top-1 (mean rank {ranks['sfkd']:.1f}), and "
+        f"first or second on {len(first_two)} of {means.shape[1]} pairs.{missed} Against tuned KD it is {gain:+.2f} points "
+        f"(95 % interval over paired seeds {low:+.2f} to {high:+.2f}), against the best rival, {rivals[0]}, "
+        f"{over_rival:+.2f} ({rival_low:+.2f} to {rival_high:+.2f}).{beside}"
+    )
+
+
+def _differences(table: pd.DataFrame, pairs: Sequence[str], regime: str) -> str:
+    """Differences of SFKD to KD and to the best rival, pair by pair."""
+    lines = []
+    for pair in pairs:
+        means = table[pair].mean(axis=1)
+        rivals = means.drop([m for m in (*OURS, "none") if m in means.index])
+        best = str(rivals.idxmax())
+        cells = []
+        for other in ("none", "kd", best):
+            gain, low, high = paired((table.loc["sfkd", pair] - table.loc[other, pair]).to_numpy())
+            cells.append(f"{gain:+.2f} ({low:+.2f} to {high:+.2f})")
+        lines.append(f"| {pair} | {cells[0]} | {cells[1]} | {best}: {cells[2]} |")
+    return (
+        "Differences of `sfkd` with 95 % intervals over paired seeds (Student's t, which with three seeds is wide):\n\n"
+        "| pair | to the student alone | to KD | to the best rival |\n|-|-|-|-|\n" + "\n".join(lines)
+    )
+
+
+def _ablations() -> str:
+    file = TABLES / "ablations.csv"
+    if not file.is_file():
+        return ""
+    rows = pd.read_csv(file, keep_default_na=False)
+    table = rows.pivot_table(index="variant", columns=["pair", "seed"], values="top1_last", sort=False)
+    cost = rows.groupby("variant").step_ms.median() / rows[rows.variant == "as it is"].step_ms.median()
+    extra = rows.groupby("variant").extra_params.mean()
+    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    base = table.loc["as it is"]
+    lines, gains = [], {}
+    for variant in table.index:
+        gain, low, high = paired(_over_pairs(table.loc[variant] - base))
+        gains[variant] = (gain, low, high)
+        cells = " | ".join(_spread(table.loc[variant, pair]) for pair in pairs)
+        difference = "" if variant == "as it is" else f"{gain:+.2f} ({low:+.2f} to {high:+.2f})"
+        lines.append(f"| {variant} | {cells} | {difference} | {cost[variant]:.2f} | {extra[variant]:,.0f} |")
+    save_figure(_ablation_figure(gains), IMAGES / "ablations.png", dpi=130)
+    return (
+        "## What each part is worth\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
+        "is, mean over both pairs, with a 95 % interval over paired seeds; the time is a step's over that of SFKD as it is, "
+        "from runs that shared a machine, so only large differences of it mean something; parameters are those beside the "
+        f"student, mean of both pairs.\n\n| variant | {' | '.join(pairs)} | difference | step time | parameters |\n|-|"
+        + "-|" * (len(pairs) + 3)
+        + "\n"
+        + "\n".join(lines)
+        + "\n\n![Ablations](images/results/ablations.png)"
+    )
+
+
+def _tuning() -> str:
+    file = TABLES / "tuning.csv"
+    if not file.is_file():
+        return ""
+    rows = pd.read_csv(file, keep_default_na=False, dtype={"variant": str})
+    lines = []
+    for method in METHODS:
+        trials = rows[rows.method == method]
+        if trials.empty or method == "none":
+            continue
+        means = trials.groupby("variant").top1_last.mean()
+        varied = _varied([json.loads(text) for text in trials.options])
+        best = json.loads(trials[trials.variant == means.idxmax()].options.iloc[0])
+        chosen = ", ".join(f"{name} {best[name]}" for name in varied)
+        lines.append(f"| {method} | {len(means)} | {means.min():.2f} … {means.max():.2f} | {chosen} |")
+    return (
+        "## How the weights were chosen\n\nEach method had six trials, with one seed, on two pairs (cnn-vit, swin-cnn), "
+        "scored on 5,000 training images that neither teachers nor students see; the best mean of both became its default, "
+        "on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
+        "| method | trials | held-out top-1 of the trials | chosen |\n|-|-|-|-|\n" + "\n".join(lines)
+    )
+
+
+def _varied(options: list[dict[str, object]]) -> list[str]:
+    names = dict.fromkeys(name for o in options for name in o)
+    return [name for name in names if len({json.dumps(o.get(name)) for o in options}) > 1]
+
+
+def _published() -> str:
+    rows = pd.read_csv(TABLES / "published.csv", dtype=str)
+    head = "| " + " | ".join(rows.columns) + " |\n|" + "-|" * len(rows.columns)
+    body = "\n".join("| " + " | ".join(row) + " |" for row in rows.to_numpy())
+    return (
+        "## What others report, for context\n\nCIFAR-100 top-1 as OFA-KD reports it (Hao et al., NeurIPS 2023): large "
+        "models, 224 pixels, 300 epochs. None of it was run here; no number above is to be read beside these. Some cells "
+        f"were not reproduced by users of that code.\n\n{head}\n{body}"
+    )
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _gain_figure(table: pd.DataFrame, regime: str) -> go.Figure:
+    methods = [m for m in table.index if m != "kd"]
+    values = {m: paired(_seeds(table, m) - _seeds(table, "kd")) for m in methods}
+    order = sorted(methods, key=lambda m: values[m][0])
+    fig = go.Figure(_bars(order, [values[m] for m in order]))
+    fig.update_xaxes(title_text="difference to KD, points of top-1")
+    note = "Mean over pairs, 95 % interval over paired seeds."
+    return theme.titled(fig, f"Against tuned KD · {_WORDS[regime]}", note, 120 + 30 * len(order)).update_layout(
+        width=760
+    )
+
+
+def _rank_figure(ranks: pd.Series, regime: str) -> go.Figure:
+    order = ranks.sort_values(ascending=False)
+    colours = [theme.PALETTE[1] if m in OURS else theme.PALETTE[0] for m in order.index]
+    fig = go.Figure(
+        go.Scatter(x=order.to_numpy(), y=list(order.index), mode="markers", marker={"size": 12, "color": colours})
+    )
+    fig.update_xaxes(title_text="mean rank over pairs (1 is best)", autorange="reversed")
+    note = "Methods ranked by mean top-1 on each pair. Orange: ours."
+    return theme.titled(fig, f"Mean rank · {_WORDS[regime]}", note, 120 + 30 * len(order)).update_layout(width=760)
+
+
+def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
+    order = [variant for variant in reversed(gains) if variant != "as it is"]
+    fig = go.Figure(_bars(order, [gains[v] for v in order]))
+    fig.update_xaxes(title_text="difference to SFKD as it is, points of top-1")
+    note = "Mean over both pairs, 95 % interval over paired seeds. Left of zero: the change costs accuracy."
+    return theme.titled(fig, "Ablations", note, 120 + 26 * len(order)).update_layout(width=820)
+
+
+def _bars(names: Sequence[str], values: Sequence[tuple[float, float, float]]) -> go.Bar:
+    middle = [v[0] for v in values]
+    return go.Bar(
+        x=middle,
+        y=list(names),
+        orientation="h",
+        marker_color=[theme.PALETTE[1] if n in OURS else theme.PALETTE[0] for n in names],
+        error_x={"array": [v[2] - v[0] for v in values], "arrayminus": [v[0] - v[1] for v in values], "thickness": 1.2},
+    )
+
+
+_WORDS = {"short": "short budget, all labels", "few": "few labels"}
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def paired(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean of paired differences and its interval by Student's t."""
+    n, mean = len(differences), float(np.mean(differences))
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def _seeds(table: pd.DataFrame, method: str) -> np.ndarray:
+    """Mean over pairs for each seed."""
+    return _over_pairs(table.loc[method])
+
+
+def _over_pairs(values: pd.Series) -> np.ndarray:
+    return values.groupby(level="seed").mean().to_numpy()
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def _placed(text: str, values: pd.Series, method: str) -> str:
+    rank = values.rank(ascending=False, method="min")[method]
+    return f"**{text}**" if rank == 1 else f"*{text}*" if rank == 2 else text
+
+
+def _ordinal(place: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(place, f"{place}th")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Measure what docs/performance.md claims: `make bench`; names of rows as arguments measure these again.
+
+Every row is a ratio against a named floor or rival, both timed in turn in one process (`interleaved.py`), on one thread.
+Results go to benchmarks/results/speed.csv, a row written when it is measured; the page is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import ptwt
+import pywt
+import torch
+from interleaved import Ratio, ratio
+from torch import Tensor
+
+import sfkd_viz
+from sfkd import Backbone, create_distiller, decompose, list_distillers, reconstruct
+from sfkd.losses import gaussian_frequency_loss
+from sfkd.runs import write_atomically
+
+TABLE = Path(__file__).parent / "results" / "speed.csv"
+COLUMNS = (
+    "row",
+    "what",
+    "floor",
+    "target",
+    "ratio",
+    "low",
+    "high",
+    "ours_ms",
+    "floor_ms",
+    "rounds",
+    "machine",
+    "commit",
+)
+PAIR = ("swin_tiny_patch4_window7_224", "resnet18")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured against what; `target` is the ratio that it should not exceed."""
+
+    what: str
+    floor: str
+    target: float | None
+    measure: Callable[[], Ratio]
+
+
+def rows() -> dict[str, Row]:
+    found = {}
+    for method in [m for m in list_distillers() if m not in ("none", "kd")]:
+        target = 1.10 if method == "sfkd" else None
+        found[f"step-{method}"] = Row(f"{method} step", "KD step", target, partial(_step, method))
+    for variant, target in (("light", 1.08), ("full", None), ("off", None)):
+        measure = partial(_step, "sfkd", ds2s=variant)
+        found[f"step-sfkd-{variant}"] = Row(f"sfkd step, DS2S {variant}", "KD step", target, measure)
+    found["precomputed"] = Row("sfkd step, teacher's outputs at hand", "student's own step", 1.25, _precomputed)
+    for name in (*PAIR, "deit_tiny_patch16_224"):
+        found[f"features-{name.partition('_')[0]}"] = Row(
+            f"maps of {name}", "plain forward", 1.03, partial(_features, name)
+        )
+    for levels in (2, 3):
+        for shape in SHAPES:
+            label = "×".join(map(str, shape))
+            what = f"Haar decompose, {levels} levels, {label}"
+            found[f"haar-{levels}-{shape[-1]}"] = Row(what, "ptwt", 0.35, partial(_decompose, shape, levels, "ptwt"))
+            found[f"haar-{levels}-{shape[-1]}-copy"] = Row(
+                what, "a copy", None, partial(_decompose, shape, levels, "copy")
+            )
+    for shape in SHAPES:
+        label = "×".join(map(str, shape))
+        found[f"haar-back-{shape[-1]}"] = Row(
+            f"Haar reconstruct, 2 levels, {label}", "ptwt", 0.35, partial(_reconstruct, shape)
+        )
+        found[f"gffl-{shape[-1]}"] = Row(
+            f"GFFL forward and backward, {label}", "rfft2 of both maps", 1.5, partial(_gffl, shape)
+        )
+    found["analyze"] = Row("analyze, both models, 2,000 images", "the two bare forwards", 1.20, _analyze)
+    found["cka"] = Row("CKA of all layer pairs, 2,000 images", "full Gram matrices in float64", 0.5, _cka)
+    found["import"] = Row("import sfkd_viz and torch", "import torch", 1.1, _import)
+    return found
+
+
+SHAPES = ((32, 64, 56, 56), (32, 256, 16, 16))
+
+
+# -- training steps ---------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 3, 224, 224, generator=generator), torch.arange(8), torch.arange(8)
+
+
+def _stepper(method: str, *, fed: bool = False, **options: Any) -> Callable[[], object]:
+    torch.manual_seed(0)
+    teacher, student = (Backbone(name, num_classes=100) for name in PAIR)
+    if method == "crd":
+        options["num_samples"] = 50_000
+    distiller = create_distiller(method, student=student, teacher=teacher, **options).train()
+    optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=1e-3)
+    outputs = None
+    if fed:
+        with torch.no_grad():
+            outputs = teacher(_batch()[0])
+
+    def step() -> None:
+        result = distiller(*_batch(), outputs)
+        optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _step(method: str, **options: Any) -> Ratio:
+    return ratio(_stepper(method, **options), _stepper("kd"), seconds=90)
+
+
+def _precomputed() -> Ratio:
+    return ratio(_stepper("sfkd", fed=True), _stepper("none"), seconds=60)
+
+
+# -- features and transforms ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _features(name: str) -> Ratio:
+    model, images = Backbone(name).eval(), _batch()[0]
+    return ratio(lambda: model(images), lambda: model.model(images), seconds=40)
+
+
+def _maps(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _decompose(shape: tuple[int, ...], levels: int, floor: str) -> Ratio:
+    x, haar = _maps(shape), pywt.Wavelet("haar")
+    floors = {"ptwt": lambda: ptwt.wavedec2(x, haar, level=levels, mode="symmetric"), "copy": x.clone}
+    return ratio(lambda: decompose(x, "haar", levels), floors[floor])
+
+
+def _reconstruct(shape: tuple[int, ...]) -> Ratio:
+    x, haar = _maps(shape), pywt.Wavelet("haar")
+    bands, theirs = decompose(x, "haar", 2), ptwt.wavedec2(x, haar, level=2, mode="symmetric")
+    return ratio(lambda: reconstruct(bands), lambda: ptwt.waverec2(theirs, haar))
+
+
+def _gffl(shape: tuple[int, ...]) -> Ratio:
+    student, teacher = _maps(shape).requires_grad_(), _maps(shape, 1)
+
+    def ours() -> None:
+        student.grad = None
+        gaussian_frequency_loss(student, teacher).backward()
+
+    def floor() -> None:
+        torch.fft.rfft2(student.detach(), norm="ortho")
+        torch.fft.rfft2(teacher, norm="ortho")
+
+    return ratio(ours, floor)
+
+
+# -- analysis ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _analyze() -> Ratio:
+    torch.manual_seed(0)
+    teacher, student = (Backbone(name, num_classes=10).eval() for name in PAIR)
+    batches = [(_maps((50, 3, 224, 224), i), torch.zeros(50, dtype=torch.long)) for i in range(40)]
+
+    def ours() -> None:
+        sfkd_viz.analyze(teacher, student, batches, progress=False)
+
+    def floor() -> None:
+        for images, _ in batches:
+            for model in (teacher, student):
+                model.model(images)
+
+    return ratio(ours, floor, seconds=1, least=3)
+
+
+def _cka() -> Ratio:
+    """Maps of a small pair, so that 2,000 of each fit in memory for the floor."""
+    shapes = {"a": (2000, 24, 16, 16), "b": (2000, 48, 8, 8), "c": (2000, 96, 4, 4)}
+    one, other = (
+        {name: _maps(shape, i + 3 * side) for i, (name, shape) in enumerate(shapes.items())} for side in range(2)
+    )
+
+    def floor() -> None:
+        grams = [[_centred(x.double().flatten(1)) for x in side.values()] for side in (one, other)]
+        for a in grams[0]:
+            for b in grams[1]:
+                float((a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt())
+
+    return ratio(lambda: sfkd_viz.cka(one, other, levels=0), floor, seconds=60, least=5)
+
+
+def _centred(x: Tensor) -> Tensor:
+    gram = x @ x.T
+    return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+
+
+def _import() -> Ratio:
+    def run(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    return ratio(lambda: run("import torch, sfkd_viz"), lambda: run("import torch"), seconds=60, least=9)
+
+
+# -- table ------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help="names of rows; default those that the table lacks")
+    asked = parser.parse_args().rows
+    torch.set_num_threads(1)
+    known, todo = _known(), rows()
+    for name in asked or [name for name in todo if name not in known]:
+        row = todo[name]
+        found = row.measure()
+        known[name] = _cells(name, row, found)
+        _write([known[n] for n in todo if n in known])
+        print(f"{name}: {found}", flush=True)
+
+
+def _cells(name: str, row: Row, found: Ratio) -> dict[str, str]:
+    numbers = (f"{found.median:.3f}", f"{found.low:.3f}", f"{found.high:.3f}", f"{1000 * found.ours:.2f}")
+    rest = (f"{1000 * found.floor:.2f}", str(found.rounds), _machine(), _commit())
+    target = "" if row.target is None else f"{row.target:g}"
+    return dict(zip(COLUMNS, (name, row.what, row.floor, target, *numbers, *rest), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return f"{names[0] if names else platform.machine()}, one thread of {os.cpu_count()}"
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _known() -> dict[str, dict[str, str]]:
+    if not TABLE.is_file():
+        return {}
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return {row["row"]: row for row in csv.DictReader(file)}
+
+
+def _write(table: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(TABLE, text.getvalue())
+
+
+if __name__ == "__main__":
+    main()
