@@ -11,11 +11,12 @@ import torch
 def seed_generators(*numbers: int) -> None:
     """Make what Python, NumPy and torch draw next, on the CPU, a function of `numbers` (each ≥ 0).
 
-    >>> seed_generators(1, 2)
-    >>> first = torch.rand(1)
-    >>> seed_generators(1, 2)
-    >>> torch.equal(torch.rand(1), first)
-    True
+    Examples:
+        >>> seed_generators(1, 2)
+        >>> first = torch.rand(1)
+        >>> seed_generators(1, 2)
+        >>> torch.equal(torch.rand(1), first)
+        True
     """
     a, b, c = np.random.SeedSequence(numbers).generate_state(3).tolist()
     random.seed(a)

@@ -57,10 +57,11 @@ class ChannelStandardize(nn.Module):
 class Moments:
     """Mean and covariance of channels over all positions of the maps that were added, float64 on the CPU.
 
-    >>> moments = Moments(2)
-    >>> moments.add(torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]]))
-    >>> moments.mean.tolist(), moments.covariance.diagonal().tolist()
-    ([2.0, 2.0], [1.0, 0.0])
+    Examples:
+        >>> moments = Moments(2)
+        >>> moments.add(torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]]))
+        >>> moments.mean.tolist(), moments.covariance.diagonal().tolist()
+        ([2.0, 2.0], [1.0, 0.0])
     """
 
     def __init__(self, channels: int) -> None:
@@ -189,8 +190,9 @@ def pair_layers(student: list[str], teacher: list[str]) -> list[tuple[str, str]]
 
     Layer i of n (from 1) meets layer i·m / n of m, rounded, halves up, at least the first.
 
-    >>> pair_layers(["s0", "s1", "s2"], ["t0", "t1", "t2", "t3"])
-    [('s0', 't0'), ('s1', 't2'), ('s2', 't3')]
+    Examples:
+        >>> pair_layers(["s0", "s1", "s2"], ["t0", "t1", "t2", "t3"])
+        [('s0', 't0'), ('s1', 't2'), ('s2', 't3')]
     """
     if not student or not teacher:
         raise ValueError(f"pair_layers expects layers on both sides, got {len(student)} and {len(teacher)}.")
@@ -210,8 +212,9 @@ def choose_pairs(
     Raises:
         ValueError: what is no such list, or a layer that is not captured, with those that are.
 
-    >>> choose_pairs(["s0", "s1"], ["t0", "t1"], [["s1", "t0"]])
-    [('s1', 't0')]
+    Examples:
+        >>> choose_pairs(["s0", "s1"], ["t0", "t1"], [["s1", "t0"]])
+        [('s1', 't0')]
     """
     if layers is None:
         return pair_layers(student, teacher)

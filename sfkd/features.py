@@ -69,9 +69,10 @@ class Backbone(nn.Module):
     Raises:
         ValueError: unknown model or layer, with the nearest names. WeightsError: weights that cannot be had.
 
-    >>> model = Backbone("resnet18", num_classes=10)
-    >>> [layer.name for layer in model.layers]
-    ['layer1', 'layer2', 'layer3', 'layer4']
+    Examples:
+        >>> model = Backbone("resnet18", num_classes=10)
+        >>> [layer.name for layer in model.layers]
+        ['layer1', 'layer2', 'layer3', 'layer4']
     """
 
     def __init__(
@@ -255,8 +256,9 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, num_prefi
         tokens: row-major over the grid after `num_prefix_tokens` prefix tokens.
         grid: (H, W); None takes the square, and refuses where N − prefix is none.
 
-    >>> tokens_to_map(torch.zeros(2, 197, 8), num_prefix_tokens=1).shape
-    torch.Size([2, 8, 14, 14])
+    Examples:
+        >>> tokens_to_map(torch.zeros(2, 197, 8), num_prefix_tokens=1).shape
+        torch.Size([2, 8, 14, 14])
     """
     if not isinstance(tokens, Tensor) or tokens.ndim != 3:
         came = f"shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__

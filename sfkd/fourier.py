@@ -34,8 +34,9 @@ def power_spectrum(x: Tensor) -> Tensor:
 
     Its sum over the plane is Σx² (Parseval). Half precision and integers are computed in float32.
 
-    >>> float(power_spectrum(torch.ones(4, 4))[2, 2])
-    16.0
+    Examples:
+        >>> float(power_spectrum(torch.ones(4, 4))[2, 2])
+        16.0
     """
     x = as_real_maps(x, "power_spectrum")
     with float32_island(x):
@@ -66,9 +67,10 @@ def radial_profile(power: Tensor, *, unit: FrequencyUnit = "cycles/pixel") -> Ra
         unit: "cycles/pixel" (0 … 0.5·√2; compares filters, not image content, across unequal grids), "cycles/image"
             (compares image content across grids), "pi" (1 is Nyquist: π radians/pixel).
 
-    >>> profile = radial_profile(power_spectrum(torch.ones(8, 8)))
-    >>> float(profile.power[0]), float(profile.power[1:].sum())
-    (64.0, 0.0)
+    Examples:
+        >>> profile = radial_profile(power_spectrum(torch.ones(8, 8)))
+        >>> float(profile.power[0]), float(profile.power[1:].sum())
+        (64.0, 0.0)
     """
     power = as_real_maps(power, "radial_profile")
     one_of("unit", unit, get_args(FrequencyUnit))
@@ -109,8 +111,9 @@ def gaussian_mask(
     Source: a Gaussian filter on the Fourier side is the paper's (arXiv 2607.01906); form, unit and σ = 0.25 (half of
     Nyquist) are ours.
 
-    >>> gaussian_mask((5, 5)).max().item()
-    1.0
+    Examples:
+        >>> gaussian_mask((5, 5)).max().item()
+        1.0
     """
     one_of("kind", kind, get_args(MaskKind))
     if len(shape) != 2 or any(isinstance(n, bool) or int(n) != n or n < 1 for n in shape):

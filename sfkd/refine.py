@@ -47,12 +47,13 @@ class DS2S(nn.Module):
     Raises:
         ValueError: sub-bands with another number of levels or channels.
 
-    >>> from sfkd.wavelet import decompose
-    >>> bands = decompose(torch.randn(2, 4, 8, 8), levels=2)
-    >>> torch.equal(DS2S(4, 2)(bands).approximation, bands.approximation)
-    True
-    >>> [sum(p.numel() for p in DS2S(128, 2, variant=v).parameters()) for v in ("full", "light", "off")]
-    [25104, 4345, 0]
+    Examples:
+        >>> from sfkd.wavelet import decompose
+        >>> bands = decompose(torch.randn(2, 4, 8, 8), levels=2)
+        >>> torch.equal(DS2S(4, 2)(bands).approximation, bands.approximation)
+        True
+        >>> [sum(p.numel() for p in DS2S(128, 2, variant=v).parameters()) for v in ("full", "light", "off")]
+        [25104, 4345, 0]
     """
 
     def __init__(self, channels: int, levels: int = 2, *, variant: Variant = "full") -> None:

@@ -102,8 +102,9 @@ def _wavelet(name: str) -> pywt.Wavelet:
 def max_levels(shape: tuple[int, int], wavelet: str = "haar", mode: Mode = "symmetric") -> int:
     """Most levels that a grid `(H, W)` bears: no band under 2×2, and no side shorter than the filter (our choice).
 
-    >>> max_levels((16, 16)), max_levels((7, 7)), max_levels((2, 2)), max_levels((8, 8), "db4")
-    (3, 2, 0, 1)
+    Examples:
+        >>> max_levels((16, 16)), max_levels((7, 7)), max_levels((2, 2)), max_levels((8, 8), "db4")
+        (3, 2, 0, 1)
     """
     filter_length = _wavelet(wavelet).dec_len
     side, levels = min(shape), 0
@@ -130,13 +131,15 @@ def decompose(x: Tensor, wavelet: str = "haar", levels: int = 2, mode: Mode = "s
         `SubBands`, coarsest level first. Equal to `pywt.wavedec2` to rounding.
 
     Raises:
-        TypeError: complex or non-tensor input. ValueError: fewer than two dimensions, unknown wavelet or mode.
+        TypeError: complex or non-tensor input.
+        ValueError: fewer than two dimensions, unknown wavelet or mode.
 
-    >>> bands = decompose(torch.ones(3, 8, 8), levels=2)
-    >>> [name for name, _ in bands.items()]
-    ['A2', 'H2', 'V2', 'D2', 'H1', 'V1', 'D1']
-    >>> round(float(bands.approximation.mean()), 4), round(float(bands.details[0].diagonal.abs().max()), 4)
-    (4.0, 0.0)
+    Examples:
+        >>> bands = decompose(torch.ones(3, 8, 8), levels=2)
+        >>> [name for name, _ in bands.items()]
+        ['A2', 'H2', 'V2', 'D2', 'H1', 'V1', 'D1']
+        >>> round(float(bands.approximation.mean()), 4), round(float(bands.details[0].diagonal.abs().max()), 4)
+        (4.0, 0.0)
 
     Source: the multi-level DWT is the paper's (arXiv 2607.01906); wavelet, levels, padding and clamp are ours.
     """
@@ -159,9 +162,10 @@ def decompose(x: Tensor, wavelet: str = "haar", levels: int = 2, mode: Mode = "s
 def reconstruct(bands: SubBands) -> Tensor:
     """Inverse of `decompose`, cropped to the size of its input: `reconstruct(decompose(x)) == x` to rounding.
 
-    >>> x = torch.randn(2, 7, 9)
-    >>> torch.allclose(reconstruct(decompose(x, "db2")), x, atol=1e-5)
-    True
+    Examples:
+        >>> x = torch.randn(2, 7, 9)
+        >>> torch.allclose(reconstruct(decompose(x, "db2")), x, atol=1e-5)
+        True
     """
     if not isinstance(bands, SubBands):
         raise TypeError(f"reconstruct expects the SubBands that sfkd.decompose returns, got {type(bands).__name__}.")

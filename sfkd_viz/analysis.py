@@ -160,8 +160,9 @@ def analyze(
             interrupted from the keyboard does, and says so in `complete`.
 
     Raises:
-        TypeError: no Backbone, no (images, targets). ValueError: fewer than 4 images, unknown measures, NaN (the layer is
-        named), transfer without a baseline.
+        TypeError: no Backbone, no (images, targets).
+        ValueError: fewer than 4 images, unknown measures, NaN (the layer is named), transfer without a
+            baseline.
     """
     models = {"teacher": teacher, "student": student} | ({} if baseline is None else {"baseline": baseline})
     wanted = _wanted(measures, baseline)

@@ -28,8 +28,9 @@ def save_figure(fig: go.Figure, path: str | Path, *, dpi: float = 192) -> Path:
         dpi: of a PNG; at 96 an image pixel is a layout pixel.
 
     Raises:
-        TypeError: no figure. ValueError: another suffix, no such folder, dpi ≤ 0. RuntimeError: kaleido or a browser is
-        missing; the message says what was looked for and what to install.
+        TypeError: no figure.
+        ValueError: another suffix, no such folder, dpi ≤ 0.
+        RuntimeError: kaleido or a browser is missing; the message says what was looked for and what to install.
     """
     if not isinstance(fig, go.Figure):
         raise TypeError(f"save_figure expects a plotly Figure, got {type(fig).__name__}.")

@@ -58,8 +58,9 @@ def paper(fig: go.Figure, *, columns: Literal[1, 2] = 1) -> go.Figure:
     SVG and PDF have these millimetres exactly, and PNG at any dpi of `save_figure`. The title, in papers the caption's
     work, moves to `fig.layout.meta["caption"]`.
 
-    >>> round(paper(go.Figure(), columns=2).layout.width / 96 * 25.4)
-    175
+    Examples:
+        >>> round(paper(go.Figure(), columns=2).layout.width / 96 * 25.4)
+        175
     """
     if columns not in (1, 2):
         raise ValueError(f"paper expects columns=1 (83 mm) or columns=2 (175 mm), got {columns!r}.")
@@ -150,8 +151,9 @@ def cells(z: np.ndarray, *, most: int = MOST_CELLS) -> np.ndarray:
 
     Give it the quantity itself, before a logarithm. `thinned` says in words what was done; `centres` thins the axes.
 
-    >>> cells(np.array([[1.0, 3.0], [5.0, 7.0]]), most=1)
-    array([[4.]], dtype=float32)
+    Examples:
+        >>> cells(np.array([[1.0, 3.0], [5.0, 7.0]]), most=1)
+        array([[4.]], dtype=float32)
     """
     rows, columns = (_area_means(n, most) for n in np.shape(z))
     return (rows @ np.asarray(z, dtype=np.float64) @ columns.T).astype(np.float32)

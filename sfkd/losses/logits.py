@@ -22,9 +22,10 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
 
-    >>> logits = torch.randn(4, 10)
-    >>> abs(kd_loss(logits, logits).item()) < 1e-6
-    True
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> abs(kd_loss(logits, logits).item()) < 1e-6
+        True
     """
     student, teacher = _softened(student, teacher, temperature, "kd_loss")
     return _divergence(F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)) * temperature**2
@@ -45,9 +46,10 @@ def dkd_loss(
 
     Source: Zhao et al., "Decoupled knowledge distillation", CVPR 2022; defaults are those of its code.
 
-    >>> logits = torch.randn(4, 10)
-    >>> abs(dkd_loss(logits, logits, torch.arange(4)).item()) < 1e-5
-    True
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> abs(dkd_loss(logits, logits, torch.arange(4)).item()) < 1e-5
+        True
     """
     student, teacher = _softened(student, teacher, temperature, "dkd_loss")
     if student.shape[1] < 2:
@@ -74,9 +76,10 @@ def dist_loss(student: Tensor, teacher: Tensor, *, beta: float = 2.0, gamma: flo
 
     Source: Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022; defaults are ours.
 
-    >>> logits = torch.randn(4, 10)
-    >>> abs(dist_loss(logits, logits).item()) < 1e-5
-    True
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> abs(dist_loss(logits, logits).item()) < 1e-5
+        True
     """
     student, teacher = (F.softmax(x, dim=1) for x in _softened(student, teacher, tau, "dist_loss", "tau"))
     inter = 1 - _pearson(student, teacher).mean()
@@ -96,8 +99,9 @@ def ofa_loss(student: Tensor, teacher: Tensor, target: Tensor, *, eps: float = 1
     Source: Hao et al., "One-for-all: bridge the gap between heterogeneous architectures in knowledge distillation",
     NeurIPS 2023, its adaptive target enhancement; defaults are ours.
 
-    >>> ofa_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0])).item() == torch.tensor(2.0).log().item()
-    True
+    Examples:
+        >>> ofa_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0])).item() == torch.tensor(2.0).log().item()
+        True
     """
     positive("eps", eps)
     student, teacher = _softened(student, teacher, temperature, "ofa_loss")

@@ -74,7 +74,8 @@ def check_band_weights(weights: Mapping[str, float], levels: int | None = None) 
     """Refuse weights that `band_loss` cannot take, and where `levels` is given, names of deeper bands.
 
     Raises:
-        ValueError: no weight, an unknown name, a weight that is not a number ≥ 0. TypeError: no mapping.
+        ValueError: no weight, an unknown name, a weight that is not a number ≥ 0.
+        TypeError: no mapping.
     """
     if not isinstance(weights, Mapping):
         raise TypeError(f"band weights expect a mapping such as {{'A': 1, 'H1': 0.5}}, got {type(weights).__name__}.")
@@ -101,10 +102,11 @@ def detail_band_loss(student: SubBands, teacher: SubBands) -> Tensor:
     Source: the distance of Zhang et al., "FreeKD: knowledge distillation via semantic frequency prompt", CVPR 2024,
     without its masks; equal weights for all bands are our choice.
 
-    >>> from sfkd.wavelet import decompose
-    >>> x = torch.randn(1, 2, 8, 8)
-    >>> detail_band_loss(decompose(x + 1), decompose(x)).item() < 1e-6
-    True
+    Examples:
+        >>> from sfkd.wavelet import decompose
+        >>> x = torch.randn(1, 2, 8, 8)
+        >>> detail_band_loss(decompose(x + 1), decompose(x)).item() < 1e-6
+        True
     """
     _same_tree(student, teacher, "detail_band_loss")
     distances = []
@@ -126,9 +128,10 @@ def spectral_mse_loss(student: Tensor, teacher: Tensor, *, hermitian: bool = Fal
 
     Source: Tian et al., "SpectralKD", arXiv 2412.19055, the frequency loss; `hermitian` is ours.
 
-    >>> x, y = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    >>> torch.allclose(2 * spectral_mse_loss(x, y, hermitian=True), F.mse_loss(x, y))
-    True
+    Examples:
+        >>> x, y = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+        >>> torch.allclose(2 * spectral_mse_loss(x, y, hermitian=True), F.mse_loss(x, y))
+        True
     """
     same_shape(student, teacher, "spectral_mse_loss")
     student, teacher = (as_real_maps(x, "spectral_mse_loss") for x in (student, teacher))
@@ -165,9 +168,10 @@ def gaussian_frequency_loss(
     Source: Gaussian filter on the Fourier side and its low-pass sense are the paper's (arXiv 2607.01906); normalisation,
     unit, default σ and the complex spectrum are ours.
 
-    >>> x = torch.randn(2, 3, 8, 8)
-    >>> gaussian_frequency_loss(x, x).item()
-    0.0
+    Examples:
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> gaussian_frequency_loss(x, x).item()
+        0.0
     """
     same_shape(student, teacher, "gaussian_frequency_loss")
     one_of("spectrum", spectrum, get_args(Spectrum))

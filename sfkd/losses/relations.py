@@ -31,9 +31,10 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
     Source: Park et al., "Relational knowledge distillation", CVPR 2019, RKD-D and RKD-A; weights are those that
     later comparisons use.
 
-    >>> x = torch.randn(4, 8)
-    >>> rkd_loss(2 * x, x).item() < 1e-5  # scale does not count
-    True
+    Examples:
+        >>> x = torch.randn(4, 8)
+        >>> rkd_loss(2 * x, x).item() < 1e-5  # scale does not count
+        True
     """
     _vectors(student, teacher, "rkd_loss")
     student, teacher = full(student), full(teacher)
@@ -57,8 +58,9 @@ def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019, in the form that later
     comparisons use (RepDistiller, OFA-KD) in place of its kernels.
 
-    >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2)).item()
-    2.0
+    Examples:
+        >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2)).item()
+        2.0
     """
     same_shape(student, teacher, "correlation_loss")
     _vectors(student, teacher, "correlation_loss")
@@ -81,8 +83,9 @@ def contrastive_loss(positive: Tensor, negative: Tensor, *, num_samples: int) ->
     Source: Tian, Krishnan, Isola, "Contrastive representation distillation", ICLR 2020; here through log-sigmoids,
     so that neither end overflows.
 
-    >>> round(contrastive_loss(torch.zeros(2), torch.zeros(2, 1), num_samples=1).item(), 4)  # h = 1/2 for both
-    1.3863
+    Examples:
+        >>> round(contrastive_loss(torch.zeros(2), torch.zeros(2, 1), num_samples=1).item(), 4)  # h = 1/2 for both
+        1.3863
     """
     if positive.ndim != 1 or negative.ndim != 2 or len(positive) != len(negative) or negative.shape[1] < 1:
         raise ValueError(
@@ -109,8 +112,9 @@ def infonce_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) 
     Source: van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", arXiv 1807.03748,
     eq. 4; the cosine as score, and τ = 0.1, are our choice.
 
-    >>> round(infonce_loss(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
-    0.3133
+    Examples:
+        >>> round(infonce_loss(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
+        0.3133
     """
     same_shape(student, teacher, "infonce_loss")
     positive("temperature", temperature)

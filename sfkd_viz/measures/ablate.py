@@ -60,8 +60,9 @@ def band_ablation(
         confidence: of the intervals.
 
     Raises:
-        TypeError: no Backbone, batches of something else. ValueError: unknown layers or bands, no images, targets that
-        are no class, NaN (the layer is named), a layer that is no module or is called more than once.
+        TypeError: no Backbone, batches of something else.
+        ValueError: unknown layers or bands, no images, targets that are no class, NaN (the layer is named), a
+            layer that is no module or is called more than once.
 
     Source: zeroing in the network by hook and inverse transform is ours (`method.md`).
     """

@@ -92,8 +92,9 @@ def relative_amplitude(
     Raises:
         ValueError, TypeError: features that `sfkd_viz` refuses (NaN, complex, …), by name; tokens that fill no grid.
 
-    >>> relative_amplitude({"constant": np.ones((6, 6))})["constant"].round(2).tolist()
-    [0.0, -17.4, -17.4]
+    Examples:
+        >>> relative_amplitude({"constant": np.ones((6, 6))})["constant"].round(2).tolist()
+        [0.0, -17.4, -17.4]
     """
     values, frequencies = {}, {}
     for name, feat in named(features, "feature").items():

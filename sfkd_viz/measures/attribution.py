@@ -153,8 +153,10 @@ def wavelet_attribution(
         batch_size: most images in a forward, steps counted.
 
     Raises:
-        TypeError: no Backbone, no tensor. ValueError: unknown layer, targets that are no class, a baseline of another shape,
-        NaN (the layer is named). ImportError: captum is missing.
+        TypeError: no Backbone, no tensor.
+        ValueError: unknown layer, targets that are no class, a baseline of another shape, NaN (the layer is
+            named).
+        ImportError: captum is missing.
 
     Source: Sundararajan et al. 2017 (integrated gradients, completeness); Selvaraju et al. 2017 (Grad-CAM); both by captum.
     Gradients in the wavelet domain of the input: Kasmi et al. 2024 (WAM, arXiv 2410.01482). Of hidden layers, and the
@@ -255,9 +257,10 @@ def spread(coefficients: np.ndarray, level: int, shape: tuple[int, int], wavelet
     A coefficient k lies at 2^level·k + (2^level − 1)(3 − L)/2, the middle of its support (L: the filter's length); one whose
     middle is outside goes to the border. Sums are kept.
 
-    >>> spread(np.array([[[4.0]]]), 1, (2, 2), "haar")[0]
-    array([[1., 1.],
-           [1., 1.]])
+    Examples:
+        >>> spread(np.array([[[4.0]]]), 1, (2, 2), "haar")[0]
+        array([[1., 1.],
+               [1., 1.]])
     """
     rows, columns = (
         _spreading(side, count, level, pywt.Wavelet(wavelet).dec_len)

@@ -57,8 +57,7 @@ def grad_cam(
         model, images, targets, batch_size: as in `wavelet_attribution`.
         layer: default the last that the model captures.
 
-    Raises:
-        As `wavelet_attribution`.
+    Raises what `wavelet_attribution` raises.
 
     Source: Selvaraju et al. 2017, eq. 1 and 2, by captum's `LayerGradCam`, which sees every layout as `[B, C, H, W]` here.
     """

@@ -134,14 +134,16 @@ def cka(
         names: what the two models are called.
 
     Raises:
-        ValueError: fewer than 4 images, unequal numbers, NaN (by name of the layer). TypeError: no arrays.
+        ValueError: fewer than 4 images, unequal numbers, NaN (by name of the layer).
+        TypeError: no arrays.
 
     Source: Kornblith et al. 2019 (CKA); Song et al. 2012, eq. 5 (unbiased HSIC); Nguyen et al. 2021 (sums over
     minibatches). Fixed blocks, bands and the Fourier crop are ours.
 
-    >>> x = np.random.default_rng(0).normal(size=(32, 3, 8, 8))
-    >>> round(float(cka(x, -2.0 * x[:, [2, 0, 1]]).values[0, 0]), 6)
-    1.0
+    Examples:
+        >>> x = np.random.default_rng(0).normal(size=(32, 3, 8, 8))
+        >>> round(float(cka(x, -2.0 * x[:, [2, 0, 1]]).values[0, 0]), 6)
+        1.0
     """
     stream = CKAStream(wavelet=wavelet, levels=levels, mode=mode, block_size=block_size, names=names)
     stream.update(a, b)
@@ -151,11 +153,12 @@ def cka(
 class CKAStream:
     """`cka` over batches: `update` with each, then `result`. Memory holds one block, whatever the number of images.
 
-    >>> stream, x = CKAStream(levels=0), np.random.default_rng(0).normal(size=(32, 3, 8, 8))
-    >>> for batch in np.split(x, 4):
-    ...     stream.update(batch, batch)
-    >>> stream.result().images
-    32
+    Examples:
+        >>> stream, x = CKAStream(levels=0), np.random.default_rng(0).normal(size=(32, 3, 8, 8))
+        >>> for batch in np.split(x, 4):
+        ...     stream.update(batch, batch)
+        >>> stream.result().images
+        32
     """
 
     def __init__(

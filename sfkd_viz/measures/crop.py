@@ -29,9 +29,10 @@ def fourier_crop(x: Tensor, shape: tuple[int, int]) -> Tensor:
 
     Source: Fourier resampling is textbook; that alignment is measured on it is ours.
 
-    >>> wave = torch.cos(2 * torch.pi * 3 * torch.arange(56) / 56).expand(56, 56)
-    >>> round(float(fourier_crop(wave, (14, 14)).abs().max()), 5)
-    1.0
+    Examples:
+        >>> wave = torch.cos(2 * torch.pi * 3 * torch.arange(56) / 56).expand(56, 56)
+        >>> round(float(fourier_crop(wave, (14, 14)).abs().max()), 5)
+        1.0
     """
     x = as_real_maps(x, "fourier_crop")
     height, width = int(x.shape[-2]), int(x.shape[-1])

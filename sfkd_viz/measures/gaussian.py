@@ -80,12 +80,14 @@ def gaussian_filter(
         channel: of the pictures: a number, "pc1" to "pc3", or "energy" (RMS over images and channels).
 
     Raises:
-        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown kind, σ that is none.
+        TypeError: no array, complex values.
+        ValueError: other dimensions, NaN, an unknown kind, σ that is none.
 
     Source: a Gaussian filter on the Fourier side is the paper's (arXiv 2607.01906); its form, σ and these shares are ours.
 
-    >>> round(gaussian_filter(np.eye(8), sigma=100.0).kept_energy, 3)
-    1.0
+    Examples:
+        >>> round(gaussian_filter(np.eye(8), sigma=100.0).kept_energy, 3)
+        1.0
     """
     if _is_shape(feat_or_shape):
         height, width = feat_or_shape

@@ -24,7 +24,8 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
     Three dimensions are always read as `[C, H, W]`; token sequences go through `sfkd.tokens_to_map` first.
 
     Raises:
-        TypeError: no array, or complex or non-numeric values. ValueError: other dimensions, empty, NaN or infinite.
+        TypeError: no array, or complex or non-numeric values.
+        ValueError: other dimensions, empty, NaN or infinite.
     """
     x = feat.detach().cpu() if isinstance(feat, Tensor) else _from_array(feat, name)
     if x.is_complex():

@@ -15,8 +15,9 @@ def paired(lost: np.ndarray, gained: np.ndarray, n: int, z: float) -> tuple[np.n
 
     The adjusted Wald interval of Bonett and Price 2012, which stays wide where no image changed; z is the normal quantile.
 
-    >>> [round(float(edge), 2) for edge in paired(np.array(0.0), np.array(0.0), 98, 1.96)]
-    [-2.77, 2.77]
+    Examples:
+        >>> [round(float(edge), 2) for edge in paired(np.array(0.0), np.array(0.0), 98, 1.96)]
+        [-2.77, 2.77]
     """
     if not n:
         return np.full_like(lost, np.nan), np.full_like(lost, np.nan)
@@ -28,8 +29,9 @@ def paired(lost: np.ndarray, gained: np.ndarray, n: int, z: float) -> tuple[np.n
 def wilson(count: np.ndarray, n: int, z: float) -> tuple[np.ndarray, np.ndarray]:
     """Interval of 100·count/n, percent (Wilson 1927); z is the normal quantile.
 
-    >>> [round(float(edge), 1) for edge in wilson(np.array(81.0), 100, 1.96)]
-    [72.2, 87.5]
+    Examples:
+        >>> [round(float(edge), 1) for edge in wilson(np.array(81.0), 100, 1.96)]
+        [72.2, 87.5]
     """
     p = count / n
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

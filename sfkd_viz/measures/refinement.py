@@ -76,7 +76,8 @@ def ds2s(distiller_or_run: Any, images: Any, *, layer: str | None = None, channe
     channels and positions.
 
     Raises:
-        TypeError: no SFKD distiller. ValueError: a layer that it does not pair, NaN.
+        TypeError: no SFKD distiller.
+        ValueError: a layer that it does not pair, NaN.
 
     Source: two streams and two stages are the paper's (arXiv 2607.01906); what they compute (`sfkd.DS2S`), and what is shown
     of it, are ours.
@@ -125,8 +126,9 @@ def _refinements(distiller: SFKD, images: Any, layers: list[str], channel: Chann
 def decibel(gain: float) -> float:
     """10·log₁₀ of a ratio of energies: −∞ for 0, NaN for NaN.
 
-    >>> decibel(100.0)
-    20.0
+    Examples:
+        >>> decibel(100.0)
+        20.0
     """
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(gain))

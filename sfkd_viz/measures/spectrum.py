@@ -99,12 +99,14 @@ def spectrum(feat: Feature) -> Spectrum:
         feat: `[H, W]`, `[C, H, W]` or `[B, C, H, W]`, torch or numpy; a ready `Spectrum` is returned as it is.
 
     Raises:
-        TypeError: no array, complex values. ValueError: other dimensions, NaN.
+        TypeError: no array, complex values.
+        ValueError: other dimensions, NaN.
 
     Source: textbook; Σ power is the mean energy of a map (Parseval).
 
-    >>> float(spectrum(np.ones((4, 4))).share[2, 2])
-    1.0
+    Examples:
+        >>> float(spectrum(np.ones((4, 4))).share[2, 2])
+        1.0
     """
     if isinstance(feat, Spectrum):
         return feat
@@ -121,12 +123,14 @@ def radial_spectrum(feat: Feature, *, unit: FrequencyUnit = "cycles/image") -> R
             radians/pixel, 1 is Nyquist) compare what filters do, not content: see `RadialSpectrum`.
 
     Raises:
-        As `spectrum`. ValueError: an unknown unit.
+        ValueError: what `spectrum` refuses.
+        ValueError: an unknown unit.
 
     Source: textbook; the width of the rings, and that corners beyond Nyquist are kept, are ours (`sfkd.radial_profile`).
 
-    >>> round(float(radial_spectrum(np.eye(8)).share.sum()), 6)
-    1.0
+    Examples:
+        >>> round(float(radial_spectrum(np.eye(8)).share.sum()), 6)
+        1.0
     """
     import torch
 

@@ -72,8 +72,9 @@ class BandEnergy:
 def band_columns(name: str) -> dict[str, str | int]:
     """Name, level and orientation of a band, as columns of a table.
 
-    >>> band_columns("H2")
-    {'band': 'H2', 'level': 2, 'orientation': 'horizontal'}
+    Examples:
+        >>> band_columns("H2")
+        {'band': 'H2', 'level': 2, 'orientation': 'horizontal'}
     """
     return {"band": name, "level": int(name[1:]), "orientation": _ORIENTATION[name[0]]}
 
@@ -89,7 +90,8 @@ def subbands(
         channel: a channel's number, a principal component of the channels ("pc1" to "pc3"), or "energy".
 
     Raises:
-        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown wavelet, mode or channel.
+        TypeError: no array, complex values.
+        ValueError: other dimensions, NaN, an unknown wavelet, mode or channel.
 
     Source: the transform is `sfkd.decompose`'s; units in which maps of unlike scale compare (`BandImages`) are ours.
     """
@@ -121,12 +123,14 @@ def band_energy(feat: Feature, wavelet: str = "haar", levels: int = 2, mode: Mod
         wavelet, levels, mode: of `sfkd.decompose`.
 
     Raises:
-        TypeError: no array, complex values. ValueError: other dimensions, NaN, an unknown wavelet or mode.
+        TypeError: no array, complex values.
+        ValueError: other dimensions, NaN, an unknown wavelet or mode.
 
     Source: textbook; shares of the bands' sum instead of the map's energy, to which padding adds some, are ours.
 
-    >>> band_energy(np.ones((8, 8))).share["A2"]
-    1.0
+    Examples:
+        >>> band_energy(np.ones((8, 8))).share["A2"]
+        1.0
     """
     return energy_of(decompose(as_maps(feat), wavelet, levels, mode))
 

@@ -72,7 +72,8 @@ def training_curves(run: Any) -> TrainingCurves:
             or what `sfkd.load_run` returns.
 
     Raises:
-        TypeError: none of these. ValueError: no run folder there, or one without a finished epoch.
+        TypeError: none of these.
+        ValueError: no run folder there, or one without a finished epoch.
     """
     path = getattr(run, "path", run)
     if not isinstance(path, (str, os.PathLike)):
@@ -94,8 +95,9 @@ def kind_of(column: str) -> str:
 
     Names that nobody foresaw are loss parts, which methods name freely.
 
-    >>> kind_of("top1_without_ema"), kind_of("weight_gffl"), kind_of("bands/layer1")
-    ('top-1', 'weight', 'loss')
+    Examples:
+        >>> kind_of("top1_without_ema"), kind_of("weight_gffl"), kind_of("bands/layer1")
+        ('top-1', 'weight', 'loss')
     """
     if column.startswith(("top1", "top5")):
         return "top-1"

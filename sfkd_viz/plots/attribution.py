@@ -26,7 +26,8 @@ def plot_attribution(
         classes: names of the classes, name: of the model, for the title; default its number, the model's own.
 
     Raises:
-        TypeError: no `WaveletAttribution`. ValueError: an image that is not there.
+        TypeError: no `WaveletAttribution`.
+        ValueError: an image that is not there.
     """
     if not isinstance(measured, WaveletAttribution):
         raise TypeError(

@@ -91,8 +91,9 @@ def _share(energy: BandEnergy, band: str) -> float:
 def _percent(share: float) -> str:
     """Two digits; nothing for a band that is not there.
 
-    >>> [_percent(share) for share in (1.0, 0.456, 0.0456, 1e-9, float("nan"))]
-    ['100', '46', '4.6', '<0.001', '']
+    Examples:
+        >>> [_percent(share) for share in (1.0, 0.456, 0.0456, 1e-9, float("nan"))]
+        ['100', '46', '4.6', '<0.001', '']
     """
     percent = 100 * share
     if np.isnan(percent):

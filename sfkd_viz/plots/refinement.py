@@ -102,8 +102,9 @@ def _bar(
 def _signed(gain: float) -> str:
     """Decibel without a negative zero.
 
-    >>> _signed(0.999), _signed(0.5)
-    ('+0.0', '-3.0')
+    Examples:
+        >>> _signed(0.999), _signed(0.5)
+        ('+0.0', '-3.0')
     """
     return f"{round(decibel(gain), 1) + 0.0:+.1f}"
 

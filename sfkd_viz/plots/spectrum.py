@@ -33,8 +33,9 @@ def plot_spectrum(
         quantity: "power" (the default for one) or "share" of the total energy (the default for several, whose scales
             differ).
 
-    >>> plot_spectrum(np.eye(8)).layout.height
-    420
+    Examples:
+        >>> plot_spectrum(np.eye(8)).layout.height
+        420
     """
     quantity = quantity or ("share" if isinstance(feat, Mapping) else "power")
     spectra = measured(feat, spectrum, Spectrum)

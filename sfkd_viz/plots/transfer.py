@@ -23,7 +23,8 @@ def plot_transfer(measured: Transfer, *, band: str | None = None) -> go.Figure:
         band: one band's name; default all of them.
 
     Raises:
-        TypeError: no `Transfer`. ValueError: a band that was not measured.
+        TypeError: no `Transfer`.
+        ValueError: a band that was not measured.
     """
     if not isinstance(measured, Transfer):
         raise TypeError(
