@@ -55,7 +55,7 @@ def train_transform(data: Data) -> Any:
             hflip=0.5 if data.flip else 0.0,
             **(strong if data.augmentation == "strong" else {"color_jitter": None}),
         )
-        return v2.Compose([_to_image, _Channels(channels), v2.ToPILImage(), augment])
+        return v2.Compose([_Picture(channels), augment])
     flip = [v2.RandomHorizontalFlip()] if data.flip else []
     size = (height, width)
     crop = v2.RandomCrop(size, padding=4, pad_if_needed=True)
@@ -93,6 +93,20 @@ class _Channels:
         if image.shape[0] == self.channels:
             return image
         return functional.rgb_to_grayscale(image) if self.channels == 1 else functional.grayscale_to_rgb(image)
+
+
+class _Picture:
+    """A PIL image of grey or RGB for timm's transforms; what is one already is not turned into a tensor and back."""
+
+    def __init__(self, channels: int) -> None:
+        self.mode, self.channels = ("L" if channels == 1 else "RGB"), _Channels(channels)
+
+    def __call__(self, image: Any) -> Any:
+        from torchvision.transforms.v2 import functional
+
+        if getattr(image, "mode", None) in ("L", "RGB", "RGBA"):
+            return image.convert(self.mode)
+        return functional.to_pil_image(self.channels(_to_image(image)))
 
 
 class _Resize:
