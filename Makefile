@@ -7,11 +7,11 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help app test test-long test-gpu demo gallery transfer bench-app lint clean
+.PHONY: help app test test-long test-gpu demo notebooks notebooks-run gallery transfer bench-app bench results scale docs lint clean
 
 help: ## what there is to make
 	@echo 'make TARGET [PYTHON=python3.12]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 app: $(VENV)/.installed-app ## open the app on the bundled pair; ARGS="--run runs/mine --port 8000" goes to it
 	$(RUN) app/launch.py $(ARGS)
@@ -28,6 +28,12 @@ test-gpu: $(VENV)/.installed-test ## what needs CUDA; skipped where there is non
 demo: $(VENV)/.installed-train ## train the bundled pair again; ARGS goes to the script
 	$(RUN) benchmarks/demo.py $(ARGS)
 
+notebooks: $(VENV)/.installed-notebooks ## open the notebooks in JupyterLab; ARGS goes to it
+	$(RUN) -m jupyterlab $(ARGS) notebooks
+
+notebooks-run: $(VENV)/.installed-test ## execute the notebooks and save their outputs; ARGS="03 07" for some
+	$(RUN) benchmarks/notebooks.py $(ARGS)
+
 gallery: $(VENV)/.installed-test ## draw docs/gallery.md again
 	$(RUN) benchmarks/gallery.py $(ARGS)
 
@@ -37,13 +43,25 @@ transfer: $(VENV)/.installed-test ## analyse the bundled run again: docs/transfe
 bench-app: $(VENV)/.installed-test ## measure the app again; ARGS="server load" for parts
 	PYTHONPATH=app:tests $(RUN) benchmarks/app.py $(ARGS)
 
+bench: $(VENV)/.installed-test ## measure speed again, row by row: docs/performance.md; ARGS names rows
+	$(RUN) benchmarks/speed.py $(ARGS)
+
+results: $(VENV)/.installed-test ## make docs/results.md from the tables in benchmarks/results
+	$(RUN) benchmarks/results.py
+
+scale: $(VENV)/.installed-train ## reckon the recipes at paper scale again: docs/scale.md
+	$(RUN) benchmarks/scale.py
+
+docs: $(VENV)/.installed-docs ## build the documentation into site/; opens offline
+	$(RUN) -m mkdocs build --strict
+
 lint: $(VENV)/.installed-test ## check style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 clean: ## remove the environment and all caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .gradio
+	rm -rf $(VENV) build site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .gradio
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed-app: $(PINS) | $(RUN)
@@ -53,6 +71,15 @@ $(VENV)/.installed-app: $(PINS) | $(RUN)
 # Holds what the app needs too, so that `make app` after `make test` installs nothing.
 $(VENV)/.installed-test: $(PINS) | $(RUN)
 	$(INSTALL) ".[app,test]"
+	@touch $(VENV)/.installed-app $@
+
+$(VENV)/.installed-docs: $(PINS) | $(RUN)
+	$(INSTALL) ".[docs]"
+	@touch $@
+
+# Holds what the app needs too, since the last notebook opens it.
+$(VENV)/.installed-notebooks: $(PINS) | $(RUN)
+	$(INSTALL) ".[notebooks]"
 	@touch $(VENV)/.installed-app $@
 
 $(VENV)/.installed-train: $(PINS) | $(RUN)

@@ -123,10 +123,10 @@ def page(analysis: Analysis, between: list[Transfer], gap: tuple[float, float]) 
     ablation = analysis.ablation["student"]
     return f"""# What distillation moved in the bundled run
 
-Made by `make transfer` (`benchmarks/transfer.py`) from the weights in [`sfkd/demo`](../sfkd/demo/README.md) and all
+Made by `make transfer` (`benchmarks/transfer.py`) from the weights in `sfkd/demo` and all
 {analysis.images:,} test images of Fashion-MNIST; the analysis is saved in `sfkd/demo/analysis/` and opens with
 `sfkd_viz.load_analysis(sfkd.loading.DEMO / "analysis" / "analysis")`. What is measured is defined in
-[method.md](method.md#measures-sfkd_viz).
+[measures.md](measures.md#transfer).
 
 > {moved.sentence()}
 

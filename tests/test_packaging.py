@@ -56,7 +56,7 @@ def make_targets() -> set[str]:
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"app", "analysis", "notebooks", "data", "train", "test"}
+    assert set(EXTRAS) == {"app", "analysis", "notebooks", "data", "docs", "train", "test"}
 
 
 def test_every_constraint_is_one_exact_version() -> None:
