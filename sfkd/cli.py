@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as schedule.epochs=3 or out=runs/mine")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.add_argument("--dry-run", action="store_true", help="build it, try a step, and say what a run takes")
+    train.add_argument("--profile", action="store_true", help="time the parts of a few steps, write a trace, and end")
     train.set_defaults(function=_train)
 
     evaluate = commands.add_parser("evaluate", help="top-1 of every model of a run on its test set")
@@ -77,6 +78,11 @@ def _train(args: argparse.Namespace) -> int:
         from sfkd.dry_run import dry_run
 
         dry_run(recipe)
+        return 0
+    if args.profile:
+        from sfkd.profiling import profile_training
+
+        profile_training(recipe)
         return 0
     from sfkd.train import TrainingStopped, train
 

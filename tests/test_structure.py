@@ -27,7 +27,7 @@ ORDER = [
     {"loading"},
     {"watch", "engine"},
     {"train"},
-    {"dry_run", "study"},
+    {"dry_run", "profiling", "study"},
     {"benchmark"},
     {"cli"},
 ]
