@@ -213,7 +213,9 @@ def subplots(rows: int, columns: int, titles: Sequence[str], *, yshift: float = 
 
 @lru_cache(maxsize=64)
 def _arranged(rows: int, columns: int, titles: int, arrangement: str) -> go.Figure:
-    return make_subplots(rows, columns, subplot_titles=["title"] * titles, **json.loads(arrangement))
+    fig = make_subplots(rows, columns, subplot_titles=["title"] * titles, **json.loads(arrangement))
+    fig.layout.template = None  # which a copy would validate, for longer than all the rest takes
+    return fig
 
 
 def axes(fig: go.Figure, row: int, column: int) -> tuple[str, str]:
