@@ -125,10 +125,9 @@ class Api:
         self, run: str = "", model: str = "student", image: str = "mean:120", wavelet: str = "haar", levels: int = 2
     ) -> Rows:
         """What a model loses without each band of each layer, on so many samples ("mean:16" at least)."""
-        from measured import many
-
         look = self._look(_settings(run, model=model, image=image, wavelet=wavelet, levels=levels))
-        return _rows(look.measured.ablation(look.pair, many(image), look.settings, look.work).to_dataframe())
+        source = look.measured.many(look.pair, image, look.work)
+        return _rows(look.measured.ablation(look.pair, source, look.settings, look.work).to_dataframe())
 
     def training(self, run: str = "") -> Rows:
         """Every number that the trainings of a run wrote, a row an epoch and quantity."""
@@ -147,10 +146,9 @@ class Api:
         return look
 
     def _alignment(self, settings: Settings) -> Any:
-        from measured import many
-
         look = self._look(settings)
-        return look.measured.alignment(look.pair, many(settings.image), look.settings, look.work)
+        source = look.measured.many(look.pair, settings.image, look.work)
+        return look.measured.alignment(look.pair, source, look.settings, look.work)
 
     def _maps(self, look: Look) -> dict[str, Any]:
         return look.measured.maps(look.pair, look.settings.image, look.settings.layer, look.work)

@@ -17,6 +17,7 @@ from payload import payload
 from pictures import Pictures
 from runs_root import RunsRoot
 from settings import Settings
+from threads import threads
 from views import SHOW, Drawn, Look
 from work import Stopped, Work
 
@@ -101,8 +102,9 @@ class Engine:
         query = settings.brief(list(look.pair.models), described.layers).query()
         labels = CARDS[settings.view].figures
         try:
-            shown = readable(SHOW[settings.view])(look)
-            verdict = self.verdict(look)
+            with threads(1):
+                shown = readable(SHOW[settings.view])(look)
+                verdict = self.verdict(look)
         except Stopped:
             raise
         except UserError as error:

@@ -17,6 +17,7 @@ from messages import UserError
 from pairs import Pair
 from pictures import Pictures
 from settings import Settings
+from threads import ALL, threads
 from torch import Tensor
 from work import Work
 
@@ -30,8 +31,9 @@ from sfkd_viz.measures.refinement import Refinement, refinement_of
 FORWARD = 32
 MOST_BYTES = 2**30  # of one model's features
 FEWEST_IMAGES = 16  # alignment and ablation of fewer say nothing
-ALL_SAMPLES = f"mean:{len(load_pictures().images)}"
-ABLATED = "mean:120"  # a forward of each image for every band and layer
+ALL_SAMPLES = len(load_pictures().images)
+ABLATED = 120  # a forward of each image for every band and layer
+SAMPLES_BYTES = 2**28  # of one model's features, where nobody said of how many images
 STEPS = 64
 
 
@@ -62,13 +64,21 @@ class Measured:
         parts: list[Output] = []
         for number, some in enumerate(images.split(FORWARD)):
             work.at(f"Features of the {name}", number * FORWARD / len(images))
-            with self._computing, torch.no_grad():
+            with self._computing, threads(ALL), torch.no_grad():
                 found = model(some)
             parts.append(Output(found.logits.cpu(), {layer: f.cpu() for layer, f in found.features.items()}))
             if _bytes(parts[0]) * len(images) > MOST_BYTES * len(some):
                 raise UserError(f"The features of {len(images)} images of {name} fill over 1 GiB: choose fewer images.")
         features = {layer: torch.cat([p.features[layer] for p in parts]) for layer in parts[0].features}
         return Output(torch.cat([p.logits for p in parts]), features)
+
+    def many(self, pair: Pair, source: str, work: Work, most: int = ALL_SAMPLES) -> str:
+        """The source where it is images enough, else that of the first samples: `most`, fewer where the maps are large."""
+        kind, _, number = source.partition(":")
+        if kind == "mean" and int(number) >= FEWEST_IMAGES:
+            return source
+        one = max(_bytes(self.output(pair, role, "test:0", work)) for role in pair.models)
+        return f"mean:{min(max(SAMPLES_BYTES // one, FEWEST_IMAGES), most)}"
 
     def maps(self, pair: Pair, source: str, layer: str, work: Work) -> dict[str, Tensor]:
         """Name in figures → maps of a layer pair, of every model."""
@@ -105,7 +115,7 @@ class Measured:
         def measure() -> Any:
             features = {role: self.output(pair, role, source, work).features for role in pair.models}
             options = {**bands, "block_size": block_of(source)}
-            with work.turn(self._slow):
+            with work.turn(self._slow), threads(ALL):
                 work.at("Alignment of all layers and bands")
                 if "alone" not in features:
                     return sfkd_viz.cka(features["teacher"], features["student"], **options)
@@ -157,7 +167,8 @@ class Measured:
             done += 1
 
         own.model.register_forward_pre_hook(tell)
-        yield own
+        with threads(ALL):
+            yield own
 
     def stored(self, pair: Pair) -> Analysis | None:
         """What `sfkd analyze` left in the run's folder."""
@@ -171,12 +182,6 @@ class Measured:
 def analysis_of(pair: Pair) -> Any:
     """Where `sfkd analyze` leaves what it found on a run; None for models without one."""
     return None if pair.run is None else (pair.folder or DEMO) / "analysis" / "analysis.json"
-
-
-def many(source: str, fewest: str = ALL_SAMPLES) -> str:
-    """The source where it is many images, else `fewest`."""
-    kind, _, number = source.partition(":")
-    return source if kind == "mean" and int(number) >= FEWEST_IMAGES else fewest
 
 
 def block_of(source: str) -> int:

@@ -63,7 +63,7 @@ def lay_out(microscope: Microscope) -> Trainer:
         download = gr.Checkbox(False, label="Allow downloads", info="of weights and data", min_width=130, scale=1)
     with gr.Row(elem_classes="images"):
         start = gr.Button("Start training", variant="primary", size="sm", scale=0, min_width=130)
-        watched = gr.Dropdown([], label="Trainings started here", container=False, min_width=200, scale=3)
+        watched = gr.Dropdown([], label="Trainings started here", min_width=200, scale=3)
         stop = gr.Button("Stop", size="sm", interactive=False, scale=0, min_width=90)
         go_on = gr.Button("Go on", size="sm", interactive=False, scale=0, min_width=90)
         opened = gr.Button("Open in the other views", size="sm", interactive=False, scale=0, min_width=180)

@@ -9,6 +9,7 @@ import numpy as np
 import opening
 import plotly.graph_objects as go
 import pytest
+import torch
 from catalogue import CARDS
 from engine import Engine
 from messages import MissingWeights, UserError
@@ -68,7 +69,7 @@ def words(text):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("image", ["test:3", "photo:cat", "mean:40"])
+@pytest.mark.parametrize("image", ["test:3", "photo:cat", "mean:24"])
 def test_every_view_of_the_bundled_pair(engine, view, image):
     found = drawn(engine, view=view, image=image)
     assert found.answer.endswith(".")
@@ -338,3 +339,34 @@ def test_pictures_of_too_many_pixels_are_refused(engine, tmp_path):
 def test_bands_of_the_control_are_those_of_the_measures(engine):
     measured = engine.measured.alignment(engine.pairs.pair(BUNDLED), "mean:40", Settings(), Work())
     assert {ALL_BANDS, *measured.alone.bands[1:], "whole"} == set(bands(2))
+
+
+def test_measures_of_a_view_take_one_thread_and_forwards_all(monkeypatch, tmp_path):
+    """Threads that meet after each of a thousand small steps made a view ten times slower beside another program."""
+    engine, seen, before = Engine(RunsRoot(tmp_path), "cpu"), {}, torch.get_num_threads()
+    monkeypatch.setattr("measured.ALL", 3)
+    measure, view = sfkd_viz.gaussian_filter, Settings(view="Gaussian masks", image="test:7")
+
+    def measured(*args, **options):
+        seen["measure"] = torch.get_num_threads()
+        return measure(*args, **options)
+
+    monkeypatch.setattr(sfkd_viz, "gaussian_filter", measured)
+    model = engine.look(view, Work()).pair.models["teacher"]
+    model.register_forward_pre_hook(lambda *_: seen.update(forward=torch.get_num_threads()))
+    engine.show(view, Work())
+    assert seen == {"measure": 1, "forward": 3}
+    assert torch.get_num_threads() == before
+
+
+def test_how_many_samples_are_taken_where_nobody_said(engine, monkeypatch):
+    look = engine.look(Settings(), Work())
+    many = engine.measured.many
+    assert many(look.pair, "test:0", look.work) == "mean:240"
+    assert many(look.pair, "photo:cat", look.work, 120) == "mean:120"
+    assert many(look.pair, "mean:40", look.work) == "mean:40"
+    monkeypatch.setattr("measured.SAMPLES_BYTES", 2**22)
+    source = many(look.pair, "test:0", look.work)
+    assert 16 <= int(source.partition(":")[2]) < 120
+    monkeypatch.setattr("measured.SAMPLES_BYTES", 1)
+    assert many(look.pair, "mean:2", look.work) == "mean:16"

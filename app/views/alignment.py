@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import snippets
-from measured import many
 from settings import JOIN
 
 import sfkd_viz
@@ -50,7 +49,7 @@ def _found(look: Look) -> tuple[Any, list[str]]:
         found = stored.transfer or stored.cka["student"]
         part = 'cka = analysis.cka["student"]' if isinstance(found, CKA) else "transfer = analysis.transfer"
         return found, snippets.stored(pair, part)
-    source = many(settings.image)
+    source = look.measured.many(pair, settings.image, look.work)
     found = look.measured.alignment(pair, source, settings, look.work)
     return found, snippets.alignment(pair, source, settings, transfer=not isinstance(found, CKA))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import snippets
-from measured import ABLATED, many
+from measured import ABLATED
 
 import sfkd_viz
 from sfkd.loading import load_pictures
-from views.base import Drawn, Look, Shown
+from views.base import Drawn, Look, Shown, retitled
 
 
 def attribution(look: Look) -> Shown:
@@ -17,8 +17,11 @@ def attribution(look: Look) -> Shown:
     measured = look.measured.attribution(pair, layer, s, look.work)
     classes = load_pictures().classes if pair.labelled else None
     figure = sfkd_viz.plot_attribution(measured, classes=classes, name=pair.names[s.model])
-    first = " The first of the images is explained." if s.image.startswith("mean:") else ""
-    python = snippets.script(*snippets.attribution(pair, s, layer))
+    several = s.image.startswith("mean:")
+    shown = "test image 0" if several else look.measured.pictures.describe(s.image).partition(",")[0]
+    title = retitled(figure, "image 0", shown)
+    first = " The first of the images is explained." if several else ""
+    python = snippets.script(*snippets.attribution(pair, s, layer), title)
     return Shown(f"{measured.sentence()}{first}", (Drawn(figure, python, "attribution"),))
 
 
@@ -31,7 +34,7 @@ def ablation(look: Look) -> Shown:
         measured = stored.ablation[role]
         python = snippets.stored(pair, f'ablation = analysis.ablation["{role}"]')
     else:
-        source = many(s.image, ABLATED)
+        source = look.measured.many(pair, s.image, look.work, ABLATED)
         measured = look.measured.ablation(pair, source, s, look.work)
         python = snippets.ablation(pair, source, s)
     name = pair.names[s.model]
