@@ -11,10 +11,7 @@ from torch import Tensor
 
 def as_real_maps(x: Tensor, caller: str, *, min_dims: int = 2) -> Tensor:
     """`x` as a real floating tensor of at least `min_dims` dimensions; half precision and integers become float32."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{caller} expects a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x) first.")
-    if x.is_complex():
-        raise TypeError(f"{caller} expects real values, got {x.dtype}: pass x.abs(), x.real or x.imag.")
+    real(x, caller)
     if x.ndim < min_dims:
         raise ValueError(
             f"{caller} expects [..., H, W], got {x.ndim} dimension(s) of shape {tuple(x.shape)}: "
@@ -25,8 +22,20 @@ def as_real_maps(x: Tensor, caller: str, *, min_dims: int = 2) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def real(x: Tensor, caller: str) -> None:
+    """Refuse what is no tensor of real values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller} expects a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x) first.")
+    if x.is_complex():
+        raise TypeError(f"{caller} expects real values, got {x.dtype}: pass x.abs(), x.real or x.imag.")
+    if x.is_meta:
+        raise TypeError(f"{caller} expects values, got a tensor on the meta device, which has none.")
+
+
 def same_shape(a: Tensor, b: Tensor, caller: str) -> None:
-    """Refuse two tensors whose shapes differ; broadcasting would hide the mistake."""
+    """Refuse two tensors whose shapes differ, since broadcasting would hide the mistake, and what `real` refuses."""
+    real(a, caller)
+    real(b, caller)
     if a.shape != b.shape:
         raise ValueError(
             f"{caller} expects equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}: "

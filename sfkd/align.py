@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfkd._checks import unknown
+from sfkd._checks import real, unknown
 from sfkd._distributed import gathered, processes
 
 
@@ -177,6 +177,10 @@ def common_grid(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Averaging aliases: 8 cycles on a 56 grid reappear as 6 on a 14 grid with 56 % of their amplitude. Good enough for
     a loss; measures that compare frequencies across grids should crop in the Fourier domain instead.
     """
+    for x in (a, b):
+        real(x, "common_grid")
+        if x.ndim not in (3, 4) or 0 in x.shape[-2:]:
+            raise ValueError(f"common_grid expects maps [B, C, H, W] or [C, H, W], got shape {tuple(x.shape)}.")
     grid = (min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1]))
     return _pooled(a, grid), _pooled(b, grid)
 

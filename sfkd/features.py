@@ -161,10 +161,38 @@ class Backbone(nn.Module):
         self._scale, self._shift = (None, None) if same else (std / own_std, (mean - own_mean) / own_std)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """`images` as the weights want them; see `expect`."""
+        """`images` as the weights want them; see `expect`.
+
+        Raises:
+            TypeError: no tensor of floating-point numbers, or of other ones than the weights.
+            ValueError: other dimensions or channels than the model's, or on another device.
+        """
+        if not torch.compiler.is_compiling():
+            self._check(images)
         if self._scale is None or self._shift is None:
             return images
         return images * self._scale.to(images) + self._shift.to(images)
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"{self.name} expects images as a torch.Tensor, got {type(images).__name__}.")
+        if images.ndim != 4 or images.shape[1] != self.input_size[0] or 0 in images.shape[2:]:
+            raise ValueError(
+                f"{self.name} expects images [B, {self.input_size[0]}, H, W], got shape {tuple(images.shape)}."
+            )
+        weight = next(self.model.parameters(), None)
+        if weight is None:
+            return
+        if images.device != weight.device:
+            raise ValueError(
+                f"{self.name} is on {weight.device}, the images on {images.device}: images.to({str(weight.device)!r})."
+            )
+        converts = torch.is_autocast_enabled(images.device.type)
+        if not images.is_floating_point() or not (converts or images.dtype == weight.dtype):
+            raise TypeError(
+                f"{self.name} expects normalised images of its weights' type, {weight.dtype}, got {images.dtype}: "
+                "images.to(…), or torch.autocast."
+            )
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits `[B, K]` of `images` `[B, C, H, W]`, without the maps."""

@@ -98,6 +98,11 @@ class DS2S(nn.Module):
             )
         if self.variant == "off":
             return DS2SStages(bands, bands, bands)
+        weight = next(self.parameters())
+        if bands.approximation.dtype == torch.float64 != weight.dtype:
+            raise TypeError(
+                f"this DS2S is {weight.dtype}, the bands are float64: ds2s.double(), or bands of float32 maps."
+            )
         if self.variant == "light":
             return self.light(bands)
         within = self._within(bands)

@@ -28,6 +28,8 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015, eq. 3 (there ½ of the sum over the map).
     """
     same_shape(student, teacher, "hint_loss")
+    if student.numel() == 0:
+        raise ValueError(f"hint_loss expects non-empty maps, got shape {tuple(student.shape)}.")
     return F.mse_loss(full(student), full(teacher))
 
 

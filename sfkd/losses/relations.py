@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfkd._checks import same_shape
+from sfkd._checks import real, same_shape
 from sfkd.losses._inputs import full, none_of, positive
 from sfkd.wavelet import float32_island
 
@@ -117,6 +117,8 @@ def infonce_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) 
         0.3133
     """
     same_shape(student, teacher, "infonce_loss")
+    if student.ndim < 2:
+        raise ValueError(f"infonce_loss expects samples [B, …], got shape {tuple(student.shape)}.")
     positive("temperature", temperature)
     student, teacher = full(student), full(teacher)
     if len(student) < 2:
@@ -129,11 +131,13 @@ def infonce_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) 
 def _directions(x: Tensor) -> Tensor:
     """Rows of `[B, C]` divided by their norm, rows of zeros as they are."""
     squared = x.square().sum(1, keepdim=True)
-    apart = squared > 0
+    apart = squared != 0  # NaN is apart, and stays
     return torch.where(apart, x * torch.where(apart, squared, 1.0).rsqrt(), 0.0)
 
 
 def _vectors(student: Tensor, teacher: Tensor, caller: str) -> None:
+    real(student, caller)
+    real(teacher, caller)
     if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
         raise ValueError(
             f"{caller} expects one vector a sample, [B, C] and [B, D] with the same B, got shapes "
@@ -145,7 +149,7 @@ def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Distances over their mean `[B, B]`, and cosines of the angles at i `[B, B, B]`."""
     difference = x[None] - x[:, None]
     squared = difference.square().sum(-1)
-    apart = squared > 0
+    apart = squared != 0  # NaN is apart, and stays
     # the root has no gradient at zero, and ∞ times zero would be NaN
     distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
     mean = distance.sum() / (len(x) * (len(x) - 1))

@@ -25,8 +25,10 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
 
     Raises:
         TypeError: no array, or complex or non-numeric values.
-        ValueError: other dimensions, empty, NaN or infinite.
+        ValueError: other dimensions, empty, NaN, infinite, or so large that its squares are.
     """
+    if isinstance(feat, Tensor) and feat.is_meta:
+        raise TypeError(f"{name} expects values, got a tensor on the meta device, which has none.")
     x = feat.detach().cpu() if isinstance(feat, Tensor) else _from_array(feat, name)
     if x.is_complex():
         raise TypeError(f"{name} is complex ({x.dtype}): pass its .real, .imag or abs().")
@@ -41,6 +43,10 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
     if not _is_finite(x):
         nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
         raise ValueError(f"{name} has {nan} NaN and {infinite} infinite value(s) of {x.numel()}: mend them first.")
+    if not torch.isfinite(x.square().sum()):
+        raise ValueError(
+            f"{name} has values up to {float(x.abs().max()):.2g}, whose squares exceed {x.dtype}: scale it."
+        )
     return x.reshape((1,) * (4 - x.ndim) + x.shape)
 
 
