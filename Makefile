@@ -7,7 +7,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help app test test-long test-gpu demo notebooks notebooks-run gallery transfer bench-app bench results scale docs lint clean
+.PHONY: help app test test-long test-gpu demo notebooks notebooks-run gallery transfer bench-app bench results scale reliability docs lint clean
 
 help: ## what there is to make
 	@echo 'make TARGET [PYTHON=python3.12]'
@@ -45,12 +45,17 @@ bench-app: $(VENV)/.installed-test ## measure the app again; ARGS="server load" 
 
 bench: $(VENV)/.installed-test ## measure speed again, row by row: docs/performance.md; ARGS names rows
 	$(RUN) benchmarks/speed.py $(ARGS)
+	test -n "$(ARGS)" || $(RUN) benchmarks/growth.py
+	$(RUN) benchmarks/performance.py
 
 results: $(VENV)/.installed-test ## make docs/results.md from the tables in benchmarks/results
 	$(RUN) benchmarks/results.py
 
 scale: $(VENV)/.installed-train ## reckon the recipes at paper scale again: docs/scale.md
 	$(RUN) benchmarks/scale.py
+
+reliability: $(VENV)/.installed-test ## try every input again for the table of docs/reliability.md
+	PYTHONPATH=tests $(RUN) benchmarks/reliability.py
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/; opens offline
 	$(RUN) -m mkdocs build --strict

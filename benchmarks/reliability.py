@@ -1,4 +1,4 @@
-"""Write the table of inputs in docs/reliability.md: `make reliability`. Its words are tried again by tests/test_inputs.py."""
+"""Write the table of inputs in docs/reliability.md: `make reliability`. tests/test_inputs.py tries its words again."""
 
 from __future__ import annotations
 

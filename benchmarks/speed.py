@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 
 import sfkd_viz
 from sfkd import Backbone, create_distiller, decompose, list_distillers, reconstruct
+from sfkd.distillers import Distiller
 from sfkd.losses import gaussian_frequency_loss
 from sfkd.runs import write_atomically
 
@@ -41,11 +43,17 @@ COLUMNS = (
     "high",
     "ours_ms",
     "floor_ms",
+    "parameters",
+    "megabytes",
     "rounds",
     "machine",
     "commit",
 )
 PAIR = ("swin_tiny_patch4_window7_224", "resnet18")
+
+
+class Missing(RuntimeError):
+    """A rival that is not installed."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +64,46 @@ class Row:
     floor: str
     target: float | None
     measure: Callable[[], Ratio]
+    weigh: Callable[[], tuple[int, float]] | None = None  # parameters beside the student, MB that backward keeps
 
 
 def rows() -> dict[str, Row]:
     found = {}
     for method in [m for m in list_distillers() if m not in ("none", "kd")]:
         target = 1.10 if method == "sfkd" else None
-        found[f"step-{method}"] = Row(f"{method} step", "KD step", target, partial(_step, method))
+        found[f"step-{method}"] = Row(
+            f"{method} step", "KD step", target, partial(_step, method), partial(_weight, method)
+        )
+    found["step-kd"] = Row(
+        "KD step",
+        "student's own step",
+        None,
+        lambda: ratio(_stepper("kd"), _stepper("none"), seconds=60),
+        partial(_weight, "kd"),
+    )
     for variant, target in (("light", 1.08), ("full", None), ("off", None)):
         measure = partial(_step, "sfkd", ds2s=variant)
-        found[f"step-sfkd-{variant}"] = Row(f"sfkd step, DS2S {variant}", "KD step", target, measure)
+        weigh = partial(_weight, "sfkd", ds2s=variant)
+        found[f"step-sfkd-{variant}"] = Row(f"sfkd step, DS2S {variant}", "KD step", target, measure, weigh)
     found["precomputed"] = Row("sfkd step, teacher's outputs at hand", "student's own step", 1.25, _precomputed)
     for name in (*PAIR, "deit_tiny_patch16_224"):
         found[f"features-{name.partition('_')[0]}"] = Row(
             f"maps of {name}", "plain forward", 1.03, partial(_features, name)
         )
-    for levels in (2, 3):
-        for shape in SHAPES:
-            label = "×".join(map(str, shape))
-            what = f"Haar decompose, {levels} levels, {label}"
-            found[f"haar-{levels}-{shape[-1]}"] = Row(what, "ptwt", 0.35, partial(_decompose, shape, levels, "ptwt"))
-            found[f"haar-{levels}-{shape[-1]}-copy"] = Row(
-                what, "a copy", None, partial(_decompose, shape, levels, "copy")
-            )
     for shape in SHAPES:
-        label = "×".join(map(str, shape))
-        found[f"haar-back-{shape[-1]}"] = Row(
-            f"Haar reconstruct, 2 levels, {label}", "ptwt", 0.35, partial(_reconstruct, shape)
-        )
-        found[f"gffl-{shape[-1]}"] = Row(
-            f"GFFL forward and backward, {label}", "rfft2 of both maps", 1.5, partial(_gffl, shape)
-        )
+        label, side = "×".join(map(str, shape)), shape[-1]
+        for levels in (2, 3):
+            what = f"Haar decompose, {levels} levels, {label}"
+            for floor, short in FLOORS.items():
+                target = None if floor == "a copy" else 0.35
+                measure = partial(_decompose, shape, levels, floor)
+                found[f"haar-{levels}-{side}{short}"] = Row(what, floor, target, measure)
+        for floor, short in FLOORS.items():
+            target = None if floor == "a copy" else 0.35
+            what = f"Haar reconstruct, 2 levels, {label}"
+            found[f"haar-back-{side}{short}"] = Row(what, floor, target, partial(_reconstruct, shape, floor))
+        what = f"GFFL forward and backward, {label}"
+        found[f"gffl-{side}"] = Row(what, "rfft2 of both maps", 1.5, partial(_gffl, shape))
     found["analyze"] = Row("analyze, both models, 2,000 images", "the two bare forwards", 1.20, _analyze)
     found["cka"] = Row("CKA of all layer pairs, 2,000 images", "full Gram matrices in float64", 0.5, _cka)
     found["import"] = Row("import sfkd_viz and torch", "import torch", 1.1, _import)
@@ -94,6 +111,7 @@ def rows() -> dict[str, Row]:
 
 
 SHAPES = ((32, 64, 56, 56), (32, 256, 16, 16))
+FLOORS = {"ptwt": "", "pytorch_wavelets": "-pw", "a copy": "-copy"}
 
 
 # -- training steps ---------------------------------------------------------------------------------------------------
@@ -105,17 +123,22 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(8, 3, 224, 224, generator=generator), torch.arange(8), torch.arange(8)
 
 
-def _stepper(method: str, *, fed: bool = False, **options: Any) -> Callable[[], object]:
+def _distiller(method: str, **options: Any) -> Distiller:
     torch.manual_seed(0)
     teacher, student = (Backbone(name, num_classes=100) for name in PAIR)
     if method == "crd":
         options["num_samples"] = 50_000
-    distiller = create_distiller(method, student=student, teacher=teacher, **options).train()
+    return create_distiller(method, student=student, teacher=teacher, **options).train()
+
+
+def _stepper(method: str, *, fed: bool = False, **options: Any) -> Callable[[], object]:
+    distiller = _distiller(method, **options)
     optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=1e-3)
     outputs = None
     if fed:
+        assert distiller.teacher is not None
         with torch.no_grad():
-            outputs = teacher(_batch()[0])
+            outputs = distiller.teacher(_batch()[0])
 
     def step() -> None:
         result = distiller(*_batch(), outputs)
@@ -124,6 +147,20 @@ def _stepper(method: str, *, fed: bool = False, **options: Any) -> Callable[[], 
         optimizer.step()
 
     return step
+
+
+def _weight(method: str, **options: Any) -> tuple[int, float]:
+    distiller = _distiller(method, **options)
+    kept: dict[int, int] = {}
+
+    def remember(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    own = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda x: x):
+        distiller(*_batch())
+    return distiller.count_parameters()["beside"], sum(v for k, v in kept.items() if k not in own) / 1e6
 
 
 def _step(method: str, **options: Any) -> Ratio:
@@ -148,15 +185,37 @@ def _maps(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def _decompose(shape: tuple[int, ...], levels: int, floor: str) -> Ratio:
-    x, haar = _maps(shape), pywt.Wavelet("haar")
-    floors = {"ptwt": lambda: ptwt.wavedec2(x, haar, level=levels, mode="symmetric"), "copy": x.clone}
-    return ratio(lambda: decompose(x, "haar", levels), floors[floor])
+    x = _maps(shape)
+    if floor == "a copy":
+        theirs: Callable[[], object] = x.clone
+    elif floor == "ptwt":
+        haar = pywt.Wavelet("haar")
+        theirs = partial(ptwt.wavedec2, x, haar, level=levels, mode="symmetric")
+    else:
+        theirs = partial(_rival().DWTForward(J=levels, wave="haar", mode="symmetric"), x)
+    return ratio(lambda: decompose(x, "haar", levels), theirs)
 
 
-def _reconstruct(shape: tuple[int, ...]) -> Ratio:
-    x, haar = _maps(shape), pywt.Wavelet("haar")
-    bands, theirs = decompose(x, "haar", 2), ptwt.wavedec2(x, haar, level=2, mode="symmetric")
-    return ratio(lambda: reconstruct(bands), lambda: ptwt.waverec2(theirs, haar))
+def _reconstruct(shape: tuple[int, ...], floor: str) -> Ratio:
+    x = _maps(shape)
+    bands = decompose(x, "haar", 2)
+    if floor == "a copy":
+        theirs: Callable[[], object] = x.clone
+    elif floor == "ptwt":
+        haar = pywt.Wavelet("haar")
+        theirs = partial(ptwt.waverec2, ptwt.wavedec2(x, haar, level=2, mode="symmetric"), haar)
+    else:
+        transformed = _rival().DWTForward(J=2, wave="haar", mode="symmetric")(x)
+        theirs = partial(_rival().DWTInverse(wave="haar", mode="symmetric"), transformed)
+    return ratio(lambda: reconstruct(bands), theirs)
+
+
+def _rival() -> Any:
+    """pytorch_wavelets, which is no requirement of ours: 1.3.0 needs a setuptools that still has pkg_resources."""
+    try:
+        return import_module("pytorch_wavelets")
+    except ImportError as error:
+        raise Missing('pip install pytorch_wavelets "setuptools<81" to measure this row') from error
 
 
 def _gffl(shape: tuple[int, ...]) -> Ratio:
@@ -232,7 +291,11 @@ def main() -> None:
     known, todo = _known(), rows()
     for name in asked or [name for name in todo if name not in known]:
         row = todo[name]
-        found = row.measure()
+        try:
+            found = row.measure()
+        except Missing as missing:
+            print(f"{name}: left out, {missing}", flush=True)
+            continue
         known[name] = _cells(name, row, found)
         _write([known[n] for n in todo if n in known])
         print(f"{name}: {found}", flush=True)
@@ -240,7 +303,8 @@ def main() -> None:
 
 def _cells(name: str, row: Row, found: Ratio) -> dict[str, str]:
     numbers = (f"{found.median:.3f}", f"{found.low:.3f}", f"{found.high:.3f}", f"{1000 * found.ours:.2f}")
-    rest = (f"{1000 * found.floor:.2f}", str(found.rounds), _machine(), _commit())
+    parameters, megabytes = (f"{n:.0f}" for n in row.weigh()) if row.weigh else ("", "")
+    rest = (f"{1000 * found.floor:.2f}", parameters, megabytes, str(found.rounds), _machine(), _commit())
     target = "" if row.target is None else f"{row.target:g}"
     return dict(zip(COLUMNS, (name, row.what, row.floor, target, *numbers, *rest), strict=True))
 
