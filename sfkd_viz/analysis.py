@@ -111,6 +111,11 @@ def load_analysis(path: str | Path) -> Analysis:
 
     Raises:
         ValueError: files that are missing, damaged, or something else.
+
+    Examples:
+        >>> from sfkd.loading import DEMO
+        >>> load_analysis(DEMO / "analysis" / "analysis").images
+        10000
     """
     from sfkd_viz.saving import load
 
@@ -163,6 +168,14 @@ def analyze(
         TypeError: no Backbone, no (images, targets).
         ValueError: fewer than 4 images, unknown measures, NaN (the layer is named), transfer without a
             baseline.
+
+    Examples:
+        >>> from sfkd.loading import load_demo
+        >>> run, samples = load_demo()
+        >>> batches = [(samples.images[:24], samples.labels[:24]), (samples.images[24:40], samples.labels[24:40])]
+        >>> found = analyze(run.teacher, run.student, batches, run.baseline, progress=False)
+        >>> found.images, list(found.cka), found.cka["student"].columns
+        (40, ['student', 'baseline'], ('layers.0', 'layers.1', 'layers.2'))
     """
     models = {"teacher": teacher, "student": student} | ({} if baseline is None else {"baseline": baseline})
     wanted = _wanted(measures, baseline)

@@ -81,6 +81,13 @@ def create_distiller(name: str, *, student: Backbone, teacher: Backbone | None =
 
     Raises:
         ValueError: unknown name or option, with the choices; a method that needs a teacher without one.
+
+    Examples:
+        >>> import torch
+        >>> student, teacher = (Backbone(name, num_classes=10) for name in ("test_vit", "test_resnet"))
+        >>> result = create_distiller("sfkd", student=student, teacher=teacher)(torch.randn(2, 3, 160, 160), torch.arange(2))
+        >>> list(result.parts), result.loss.requires_grad
+        (['ce', 'kd', 'bands', 'gffl'], True)
     """
     known = distiller_options(name)
     for option in options:

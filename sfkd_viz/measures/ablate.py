@@ -65,6 +65,13 @@ def band_ablation(
             layer that is no module or is called more than once.
 
     Source: zeroing in the network by hook and inverse transform is ours (`method.md`).
+
+    Examples:
+        >>> from sfkd.loading import load_demo
+        >>> run, samples = load_demo()
+        >>> found = band_ablation(run.student, [(samples.images[:40], samples.labels[:40])], layers=["input"], levels=1)
+        >>> found.bands, bool(found.top1_change[0].argmin() == 0)
+        (('A', 'H1', 'V1', 'D1'), True)
     """
     for name, one in (("model", model), ("reference", reference)):
         if not isinstance(one, Backbone) and (name == "model" or one is not None):

@@ -139,6 +139,12 @@ def transfer(
         ValueError: what `cka` refuses; students of unlike layers.
 
     Source: ours, of CKA as in `cka` and intervals as in `transfer_of`.
+
+    Examples:
+        >>> maps, noise = np.random.default_rng(0).normal(size=(2, 96, 3, 8, 8))
+        >>> moved = transfer(maps, distilled=maps + noise, alone=noise, block_size=12)
+        >>> moved.values.shape, bool((moved.joint_low > 0).all())
+        ((8, 1, 1), True)
     """
     pairs = [("teacher", "student"), ("teacher", "baseline")]
     stream = HSICStream(pairs, wavelet=wavelet, levels=levels, mode=mode, block_size=block_size)

@@ -38,6 +38,10 @@ def plot_subbands(
         feat: a feature, measured `BandImages`, or several by name.
         wavelet, levels, mode: of `sfkd.decompose`; the panel says where a grid bears fewer levels.
         channel: a channel's number, "pc1" to "pc3", or "energy".
+
+    Examples:
+        >>> [tile.name for tile in plot_subbands(np.eye(8), levels=1).data]
+        ['A1', 'H1', 'V1', 'D1']
     """
     pyramids = measured(feat, lambda f: subbands(f, wavelet, levels, channel, mode), BandImages)
     if len({(m.wavelet, m.signed) for m in pyramids.values()}) > 1:
