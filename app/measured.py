@@ -33,7 +33,7 @@ MOST_BYTES = 2**30  # of one model's features
 FEWEST_IMAGES = 16  # alignment and ablation of fewer say nothing
 ALL_SAMPLES = len(load_pictures().images)
 ABLATED = 120  # a forward of each image for every band and layer
-SAMPLES_BYTES = 2**28  # of one model's features, where nobody said of how many images
+SAMPLES_BYTES = 2**27  # of one model's features, where nobody said of how many images
 STEPS = 64
 
 
@@ -118,7 +118,8 @@ class Measured:
             with work.turn(self._slow), threads(ALL):
                 work.at("Alignment of all layers and bands")
                 if "alone" not in features:
-                    return sfkd_viz.cka(features["teacher"], features["student"], **options)
+                    names = ("teacher", "student")
+                    return sfkd_viz.cka(*(features[name] for name in names), names=names, **options)
                 return sfkd_viz.transfer(features["teacher"], features["student"], features["alone"], **options)
 
         return self._results.get_or(("alignment", pair.content, source, *bands.values()), measure, work.go_on)

@@ -233,6 +233,17 @@
   addEventListener("click", dismiss, true);
   addEventListener("keydown", (event) => event.key === "Escape" && dismiss());
 
+  /* Arrows go from tab to tab, as they do in other programs. */
+  addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const tab = event.target.closest("[role=tab]");
+    if (!tab || !step) return;
+    const all = [...tab.parentElement.querySelectorAll("[role=tab]")].filter((one) => one.offsetParent);
+    const next = all[(all.indexOf(tab) + step + all.length) % all.length];
+    next.focus();
+    next.click();
+  });
+
   function theme() {
     document.body.classList.toggle("dark");
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -81,7 +82,8 @@ class Settings:
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Settings:
-        """Settings of a page's values, in which anything may stand: what is of no use is left at its default."""
+        """Settings of a page's values, in which anything may stand: what is of no use is left at its default, numbers that
+        are too small or too large become the nearest."""
         sound = {}
         for name, usual in vars(Settings()).items():
             value = values.get(name)
@@ -89,6 +91,9 @@ class Settings:
                 sound[name] = usual if value is None else type(usual)(value)
             except (TypeError, ValueError, OverflowError):
                 sound[name] = usual
+        sound["number"] = min(max(sound["number"], 0), _NUMBER)
+        if math.isfinite(sound["sigma"]):
+            sound["sigma"] = min(max(sound["sigma"], SIGMAS[0]), SIGMAS[1])
         return Settings(**sound).valid()
 
     def valid(self) -> Settings:

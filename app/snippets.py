@@ -82,6 +82,7 @@ def alignment(pair: Pair, source: str, settings: Settings, *, transfer: bool) ->
     given = ", ".join(f'features["{pair.names[role]}"]' for role in roles)
     name = "transfer" if transfer else "cka"
     options = f'wavelet="{settings.wavelet}", levels={settings.levels}, block_size={block_of(source)}'
+    options += "" if transfer else ', names=("teacher", "student")'
     return [*features(pair, source), f"{name} = sfkd_viz.{name}({given}, {options})"]
 
 

@@ -57,11 +57,11 @@ def lay_out(microscope: Microscope) -> Trainer:
     with gr.Row(elem_classes="controls"):
         recipe = gr.Dropdown(recipes, value=recipes[0] if recipes else None, label="Recipe", min_width=130, scale=2)
         name = gr.Textbox(label="Name of the run", placeholder="mine", min_width=120, scale=2)
-        teacher = gr.Textbox(label="Teacher (timm name)", placeholder="the recipe's", min_width=150, scale=3)
-        student = gr.Textbox(label="Student (timm name)", placeholder="the recipe's", min_width=150, scale=3)
+        teacher = gr.Textbox(label="Teacher (timm name)", placeholder="the recipe's", min_width=150, scale=2)
+        student = gr.Textbox(label="Student (timm name)", placeholder="the recipe's", min_width=150, scale=2)
         epochs = gr.Number(0, label="Epochs (0: the recipe's)", precision=0, min_width=160, scale=2)
-        download = gr.Checkbox(False, label="Allow downloads", info="of weights and data", min_width=130, scale=1)
-    with gr.Row(elem_classes="images"):
+        download = gr.Checkbox(False, label="Allow downloads", info="of weights and data", min_width=150, scale=1)
+    with gr.Row(elem_classes=["images", "watch"]):
         start = gr.Button("Start training", variant="primary", size="sm", scale=0, min_width=130)
         watched = gr.Dropdown([], label="Trainings started here", min_width=200, scale=3)
         stop = gr.Button("Stop", size="sm", interactive=False, scale=0, min_width=90)

@@ -164,8 +164,8 @@ def _header(microscope: Microscope, first: Opening) -> Header:
         student = gr.Textbox(label="Student (timm name)", placeholder="swin_tiny_patch4_window7_224", scale=2)
         pretrained = gr.Checkbox(False, label="Pretrained weights", info="downloaded if not on this disk")
         with gr.Column(min_width=140, scale=1):
-            button = gr.Button("Open models", variant="primary")
-            use_random = gr.Button("Open with random weights", visible=False)
+            button = gr.Button("Open models", variant="primary", size="sm")
+            use_random = gr.Button("Open with random weights", size="sm", visible=False)
     return Header(cards, remark, run, teacher, student, pretrained, button, use_random)
 
 

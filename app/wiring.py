@@ -115,7 +115,7 @@ class Wiring:
         controls.channel.input(self.offer_number, controls.channel, controls.number, **_QUICK)
         uploaded = images.upload.upload(self.upload, images.upload, [images.strip, header.remark], **_PRIVATE)
         uploaded.then(self.draw, **draws)
-        images.average.click(self.average, [*given, images.count], [images.strip, *self.shows], **_ASKED)
+        images.average.click(self.average, [*given, images.count], [images.strip, images.count, *self.shows], **_ASKED)
         header.run.input(self.choose, [*given, header.run], **opens)
         header.open.click(self.open_names, [*given, *names, header.pretrained], **opens)
         header.use_random.click(self.open_names, [*given, *names], **opens)
@@ -181,7 +181,8 @@ class Wiring:
         asked = self.asked(request, values)
         count = min(max(int(asked.more[0] or 1), 1), MOST_SAMPLES)
         settings = replace(asked.settings, image=f"mean:{count}")
-        return {self.page.images.strip: picked(settings.image), **self.show(replace(asked, settings=settings))}
+        images = {self.page.images.strip: picked(settings.image), self.page.images.count: count}
+        return {**images, **self.show(replace(asked, settings=settings))}
 
     def upload(self, path: str | None) -> Updates:
         """Look at a picture of the visitor's."""

@@ -94,6 +94,12 @@ def test_whatever_a_browser_sends_is_sound_settings(values):
     assert Settings.of(vars(settings)) == settings
 
 
+def test_numbers_out_of_range_become_the_nearest():
+    settings = Settings.of({"channel": "one channel", "number": -1, "sigma": 5})
+    assert (settings.channel, settings.number, settings.sigma) == ("one channel", 0, 0.7)
+    assert Settings.of({"sigma": float("nan")}).sigma == Settings().sigma
+
+
 def test_a_pair_lends_its_layers_and_models():
     settings = Settings(layer="gone ↔ away", model="alone").of_pair(["teacher", "student"], ["a ↔ b", "c ↔ d"])
     assert (settings.layer, settings.model) == ("a ↔ b", "student")

@@ -147,7 +147,7 @@ def test_equal_settings_are_drawn_once(engine, monkeypatch):
 
 def test_what_cannot_be_shown_is_said_in_the_view(engine):
     sheet = engine.show(Settings(view="Sub-bands", channel="one channel", number=500), Work())
-    assert "has channels 0 to 23, got 500" in sheet.answer
+    assert "All maps of layers.0 ↔ stages.0 have channels 0 to 23, not 500" in sheet.answer
     assert "role='alert'" in sheet.answer
     assert sheet.figures == ("", "")
     assert "were not trained here" in engine.show(Settings(view="Training", pair=SMALL), Work()).answer

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import snippets
+from messages import UserError
 from settings import ALL_BANDS
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from views.base import Drawn, Look, Shown, compared, retitled
 
 def sub_bands(look: Look) -> Shown:
     """The pyramid of every model."""
-    s, maps = look.settings, _maps(look)
+    s, maps = look.settings, _maps_of_channel(look)
     measured = {name: sfkd_viz.subbands(x, s.wavelet, s.levels, s.component) for name, x in maps.items()}  # type: ignore[arg-type]
     one = {} if s.band in (ALL_BANDS, "whole") else {name: _only(images, s.band) for name, images in measured.items()}
     figure = sfkd_viz.plot_subbands(one or measured)
@@ -73,7 +74,7 @@ def spectra(look: Look) -> Shown:
 
 def gaussian(look: Look) -> Shown:
     """What the mask keeps and removes."""
-    s, maps = look.settings, _maps(look)
+    s, maps = look.settings, _maps_of_channel(look)
     measured = {name: sfkd_viz.gaussian_filter(x, s.sigma, channel=s.component) for name, x in maps.items()}  # type: ignore[arg-type]
     kept = {
         role: 100 * float(np.nan_to_num(filtered.kept_energy or 0.0))
@@ -112,6 +113,17 @@ def ds2s(look: Look) -> Shown:
 
 def _maps(look: Look) -> dict[str, Tensor]:
     return look.measured.maps(look.pair, look.settings.image, look.settings.layer, look.work)
+
+
+def _maps_of_channel(look: Look) -> dict[str, Tensor]:
+    """The maps, for views of one channel; refused where one of them lacks it."""
+    s, maps = look.settings, _maps(look)
+    fewest = min(x.shape[1] for x in maps.values())
+    if isinstance(s.component, int) and s.component >= fewest:
+        raise UserError(
+            f"All maps of {s.layer} have channels 0 to {fewest - 1}, not {s.component}: choose one of these."
+        )
+    return maps
 
 
 def _only(images: BandImages, band: str) -> BandImages:
