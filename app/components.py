@@ -32,7 +32,7 @@ def head() -> str:
     templates = {"light": theme.TEMPLATE.to_plotly_json(), "dark": theme.DARK.to_plotly_json()}
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     script = script.replace("/*TEMPLATES*/ {}", to_json_plotly(templates)).replace("PLOTLY", PLOTLY_ROUTE.lstrip("/"))
-    return f'<link rel="preload" as="script" href="{PLOTLY_ROUTE.lstrip("/")}"><script>{script}</script>'
+    return f"<script>{script}</script>"
 
 
 def css() -> str:

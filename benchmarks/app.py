@@ -52,7 +52,7 @@ AIMS = {
     "memory over 200 changes": "no growth",
     "nodes over 200 changes": "no growth",
     "cold start, ours over smallest page": "≤ 1.3",
-    "first view of a warm server": "≤ 3 s",
+    "first view of a warm server, ours": "≤ 3 s",
     "16 visitors: errors": "0",
 }
 Rows = Iterator[dict[str, Any]]
@@ -161,19 +161,20 @@ def start() -> Rows:
             sides[name] = [sys.executable, str(script)]
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         cold: dict[str, list[float]] = {name: [] for name in sides}
-        warm: list[float] = []
+        warm: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(6):
             for name in list(sides)[:: 1 if number % 2 else -1]:
-                began, then = _from_cold(chromium, sides[name], warm=name == ours)
+                # what ours loads behind the first view is loaded twelve seconds later
+                began, then = _from_cold(chromium, sides[name], settle=12 * (name == ours))
                 cold[name].append(began)
-                warm.extend(then)
+                warm[name].extend(then)
         chromium.close()
     for name, seconds in cold.items():
         yield _row(f"cold start, {name}", "Overview", "bundled", "s", seconds)
         if name != ours:
             ratios = [a / b for a, b in zip(cold[ours], seconds, strict=True)]
             yield _row(f"cold start, ours over {name}", "Overview", "bundled", "ratio", ratios)
-    yield _row("first view of a warm server", "Overview", "bundled", "s", warm)
+        yield _row(f"first view of a warm server, {name}", "Overview", "bundled", "s", warm[name])
 
 
 def load() -> Rows:
@@ -230,8 +231,8 @@ def _page(chromium: Browser, address: str) -> Page:
     return page
 
 
-def _from_cold(chromium: Browser, command: list[str], *, warm: bool) -> tuple[float, list[float]]:
-    """Seconds from the start of a process to its figure in a browser, and from opening its page again to it, if wanted."""
+def _from_cold(chromium: Browser, command: list[str], *, settle: float) -> tuple[float, list[float]]:
+    """Seconds from the start of a process to its figure in a browser, and, `settle` later, from opening the page to it."""
     port, begun = free_port(), time.perf_counter()
     with subprocess.Popen(
         [*command, str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -241,8 +242,8 @@ def _from_cold(chromium: Browser, command: list[str], *, warm: bool) -> tuple[fl
                 time.sleep(0.02)
             _first_figure(chromium, port)
             cold = time.perf_counter() - begun
-            time.sleep(12 * warm)  # what is loaded behind the first view is loaded then
-            return cold, [_first_figure(chromium, port) for _ in range(2 * warm)]
+            time.sleep(settle)
+            return cold, [_first_figure(chromium, port) for _ in range(2)]
         finally:
             process.terminate()
 

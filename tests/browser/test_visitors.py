@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import re
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -58,3 +59,17 @@ def test_the_server_answers_its_page_alone(address, path, headers, status):
     with contextlib.closing(connection):
         connection.request("GET", f"/{path}", headers=headers)
         assert connection.getresponse().status == status
+
+
+def test_the_figures_library_is_named_with_the_page_itself(address):
+    """Gradio puts the page's head into the document late; without this the library comes a second later."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        path = re.fullmatch(r"<(.*)>; rel=preload; as=script", answer.headers["link"])[1]
+        connection.request("GET", f"/{path}")
+        library = connection.getresponse()
+        assert library.headers["content-type"].startswith("text/javascript")
+        assert b"plotly" in library.read()[:2000]
