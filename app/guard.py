@@ -10,8 +10,6 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# Gradio puts the page's own head into the document when its scripts run; this is fetched while they are
-PRELOAD = "<sfkd/plotly.min.js>; rel=preload; as=script"
 # Gradio has more: files, proxies, streams, a dashboard, an editor
 _SERVED = re.compile(
     r"/(config|login|logout|theme\.css|favicon\.ico|robots\.txt|manifest\.json)?/?"
@@ -52,11 +50,9 @@ class Guard:
         if refused is not None:
             return await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
 
-        early = {b"link": PRELOAD.encode()} if scope["path"] == "/" else {}
-
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS.items(), *early.items()]
+                message["headers"] = [*message["headers"], *_HEADERS.items()]
             await send(message)
 
         return await self.app(scope, receive, with_headers)
