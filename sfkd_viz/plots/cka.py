@@ -87,7 +87,7 @@ def small_multiples(measured: CKA, bands: list[str], a: str, b: str) -> tuple[go
         ):
             axis.showgrid, axis.showticklabels, axis.type = False, outer, "category"
             if outer:
-                axis.title.text = f"layer of {model}"
+                axis.title = {"text": f"layer of {model}", "standoff": 4}
     return fig, 170 + rows * (110 + 34 * min(len(measured.rows), 12))
 
 
