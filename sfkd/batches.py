@@ -17,6 +17,7 @@ from sfkd.data import UNLABELLED, create_dataset, is_stream
 from sfkd.features import Output
 from sfkd.precompute import TeacherCache
 from sfkd.runs import RunError
+from sfkd.transforms import DataError
 
 
 class Batch(NamedTuple):
@@ -90,8 +91,11 @@ class TrainingBatches:
         stream = is_stream(self.dataset)
         order = None if stream else self._order(epoch)[done * size :].tolist()
         batches = iter(_loader(self.dataset, self.recipe, self.device, sampler=order, drop_last=True))
-        for images, targets, index in islice(batches, done if stream else 0, None):
-            yield Batch(images, targets, index)
+        try:
+            for images, targets, index in islice(batches, done if stream else 0, None):
+                yield Batch(images, targets, index)
+        except DataError as error:  # of a worker process it comes with that process's traceback
+            raise DataError(str(error).strip().rpartition("Image: ")[2]) from error
 
     def _from_cache(self, cache: TeacherCache, epoch: int, done: int) -> Iterator[Batch]:
         kept = getattr(self.dataset, "labelled", None)

@@ -112,6 +112,9 @@ class Data:
         description="evaluate on so many training images that are not trained on, not on the test set",
     )
     labelled: int | None = Field(default=None, ge=0, description="training images that keep their label, None = all")
+    unreadable: Literal["refuse", "skip"] = Field(
+        default="refuse", description="an image file that cannot be read ends the run, or the next takes its place"
+    )
     workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

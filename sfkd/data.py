@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,11 @@ _IDX_NAMES = ("torch/fashion_mnist", "torch/mnist", "torch/kmnist")
 _IDX_FOLDERS = (".", "FashionMNIST/raw", "MNIST/raw", "KMNIST/raw")
 _STREAMS = ("wds/", "hfids/", "tfds/")
 _DIGITS_TESTED = 500  # of scikit-learn's 1,797
+_TRIED = 10  # images that cannot be read in a row; more are no accident
+
+
+class UnreadableImage(DataError):
+    """A file that is no picture, or not a whole one, or no longer there."""
 
 
 class IndexedDataset(Dataset[tuple[Tensor, int, int]]):
@@ -34,24 +41,69 @@ class IndexedDataset(Dataset[tuple[Tensor, int, int]]):
         seed: where given, what the transform draws is a function of (seed, `epoch`, number) alone, so that neither workers
             nor a training that was stopped change an image.
         labelled: numbers of the samples that keep their label, `[N]` bool; the others have −1. None keeps all.
+        skip: give the next image, with its own label and number, where one cannot be read, and warn.
     """
 
     epoch = 0
 
     def __init__(
-        self, dataset: Any, transform: Any, *, seed: int | None = None, labelled: np.ndarray | None = None
+        self,
+        dataset: Any,
+        transform: Any,
+        *,
+        seed: int | None = None,
+        labelled: np.ndarray | None = None,
+        skip: bool = False,
     ) -> None:
-        self.dataset, self.transform, self.seed, self.labelled = dataset, transform, seed, labelled
+        self.dataset, self.transform, self.seed, self.labelled, self.skip = dataset, transform, seed, labelled, skip
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        image, label = self.dataset[index]
+        image, label, index = self._read(index)
         if self.seed is not None:
             seed_generators(self.seed, self.epoch, index)
         kept = self.labelled is None or self.labelled[index]
         return self.transform(image), int(label) if kept else UNLABELLED, index
+
+    def _read(self, index: int) -> tuple[Any, Any, int]:
+        for number in range(index, index + _TRIED if self.skip else index + 1):
+            at = number if number == index else number % len(self.dataset)  # past the end is an IndexError
+            try:
+                return *self.dataset[at], at
+            except UnreadableImage as error:
+                if not self.skip:
+                    raise
+                warnings.warn(f"{error} It is skipped.", stacklevel=2)
+        raise DataError(f"{_TRIED} images in a row, from number {index}, cannot be read.")
+
+
+class ImageFiles(Dataset[tuple[Any, int]]):
+    """`(PIL image, label)` of one of timm's readers.
+
+    timm's own data set logs an image that it cannot read and gives the next in its place, under the number of the first.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        try:
+            file, label, *_ = self.reader[index]
+            with file, Image.open(file) as opened:
+                image = opened.convert(opened.mode if opened.mode in ("L", "RGB", "RGBA") else "RGB")
+        except (OSError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+            name = self.reader.filename(index, absolute=True)
+            raise UnreadableImage(
+                f"{name} cannot be read as a picture ({error}): mend or remove it, or set data.unreadable=skip."
+            ) from error
+        return image, UNLABELLED if label is None else label
 
 
 class StreamedDataset(IterableDataset[tuple[Tensor, int, int]]):
@@ -149,9 +201,10 @@ def create_dataset(data: Data, split: Split, *, seed: int = 0, batch_size: int =
     chosen = _chosen(data, split, len(dataset))
     if chosen is not None:
         dataset = Subset(dataset, chosen)
+    skip = data.unreadable == "skip"
     if not training:
-        return IndexedDataset(dataset, transform)
-    return IndexedDataset(dataset, transform, seed=seed, labelled=_labelled(data, len(dataset)))
+        return IndexedDataset(dataset, transform, skip=skip)
+    return IndexedDataset(dataset, transform, seed=seed, labelled=_labelled(data, len(dataset)), skip=skip)
 
 
 def is_stream(dataset: Any) -> bool:
@@ -197,12 +250,13 @@ def _labelled(data: Data, count: int) -> np.ndarray | None:
 
 
 def _from_timm(data: Data, split: Split, *, seed: int = 42, batch_size: int = 1) -> Any:
+    from timm.data import ImageDataset
     from timm.data import create_dataset as timm_dataset
 
     name = data.train_split if split == "train" else data.test_split
     training = split == "train"
     try:
-        return timm_dataset(
+        dataset = timm_dataset(
             data.name,
             root=data.root,
             split=name,
@@ -211,6 +265,7 @@ def _from_timm(data: Data, split: Split, *, seed: int = 42, batch_size: int = 1)
             seed=seed,
             batch_size=batch_size,
         )
+        return ImageFiles(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
     except (OSError, RuntimeError, AssertionError, ValueError, ImportError) as error:
         hint = " On Debian: apt install dataset-fashion-mnist." if "fashion_mnist" in data.name else ""
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from sfkd.batches import Batch, EvaluationBatches, TrainingBatches
 from sfkd.config import Recipe
 from sfkd.runs import RunError
+from sfkd.transforms import DataError
 
 RecipeOf = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -157,3 +159,31 @@ def test_labels_are_kept_for_as_many_as_asked(augmented: RecipeOf) -> None:
     assert (len(few), len(more), len(labelled())) == (10, 30, 64)
     assert few < more
     assert labelled(labelled=0) == set()
+
+
+def test_a_worker_s_image_that_cannot_be_read_is_one_line(tmp_path: Path, recipe: RecipeOf) -> None:
+    for number in range(8):
+        (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "a" / f"{number}.png").write_text("no picture")
+    data = {"name": "", "root": str(tmp_path), "num_classes": 2, "workers": 1}
+    with pytest.raises(DataError) as caught:
+        epoch(recipe(tmp_path / "run", data=data, schedule={"batch_size": 4}))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "train" / "a"))
+
+
+class _Ends:
+    """A data set whose worker ends without a word, as one that is killed for its memory does."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        os._exit(1)
+
+
+def test_a_worker_that_dies_ends_the_epoch(augmented: RecipeOf) -> None:
+    batches = TrainingBatches(augmented(data={"workers": 1}), device=CPU)
+    batches.dataset = _Ends()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+        list(batches.epoch(1))

@@ -116,7 +116,6 @@ def test_a_missing_test_set(tmp_path: Path, digits: Writer) -> None:
         create_dataset(data(root), "test")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves closing to the collector
 def test_a_folder_of_photographs(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         for i, name in enumerate(("cat", "dog")):
@@ -127,6 +126,72 @@ def test_a_folder_of_photographs(tmp_path: Path) -> None:
     assert [label for _, label, _ in dataset] == [0, 1]
     image = dataset[1][0]
     torch.testing.assert_close(image[0], torch.full((32, 32), 100 / 255))
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Callable[..., Data]:
+    """A folder of twelve photographs of two classes, one of them damaged; gives its recipe."""
+    for i, name in enumerate(("cat", "dog")):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 255, (40, 48, 3), dtype=np.uint8) // (1 + i)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{number}.jpg")
+
+    def described(damage: Callable[[Path], None], **changes: Any) -> Data:
+        damage(tmp_path / "train" / "dog" / "2.jpg")
+        options = {"name": "", "num_classes": 2, "input_size": (3, 32, 32), "mean": PLAIN_RGB[0], "std": PLAIN_RGB[1]}
+        return data(tmp_path, **options | changes)
+
+    return described
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def text(path: Path) -> None:
+    path.write_text("no picture")
+
+
+DAMAGE = {"truncated": half, "text": text, "empty": lambda path: path.write_bytes(b"")}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_photograph_is_named(photographs: Callable[..., Data], damage: Callable[[Path], None]) -> None:
+    dataset = create_dataset(photographs(damage), "train")
+    with pytest.raises(
+        DataError, match=r"dog/2\.jpg cannot be read as a picture .*: mend or remove it, or set data\.unr"
+    ):
+        list(dataset)
+
+
+def test_a_photograph_that_vanishes_is_named(photographs: Callable[..., Data]) -> None:
+    described = photographs(lambda path: None)
+    dataset = create_dataset(described, "train")
+    (Path(described.root) / "train" / "dog" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"dog/2\.jpg cannot be read as a picture"):
+        list(dataset)
+
+
+def test_a_damaged_photograph_is_skipped_where_asked(photographs: Callable[..., Data]) -> None:
+    """The next takes its place with its own label and number."""
+    dataset = create_dataset(photographs(half, unreadable="skip"), "train")
+    assert dataset.dataset.reader.filename(8) == "train/dog/2.jpg" or "dog/2.jpg" in dataset.dataset.reader.filename(8)
+    with pytest.warns(UserWarning, match=r"dog/2\.jpg cannot be read .* It is skipped\."):
+        image, label, number = dataset[8]
+    assert (label, number) == (1, 9)
+    torch.testing.assert_close(image, dataset[9][0])
+
+
+def test_many_damaged_photographs_are_no_accident(photographs: Callable[..., Data]) -> None:
+    described = photographs(text, unreadable="skip")
+    for path in Path(described.root).rglob("*.jpg"):
+        text(path)
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(DataError, match="10 images in a row, from number 0"),
+    ):
+        create_dataset(described, "train")[0]
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
