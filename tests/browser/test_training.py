@@ -75,14 +75,13 @@ def test_a_training_from_start_to_the_other_views(browser, folder):
         page.close()
 
 
-def test_names_that_are_none(visit):
+@pytest.mark.parametrize("name", ["../x", "", "a b"])
+def test_names_that_are_none(visit, name):
     page = visit("view=training")
     page.drawn("Training · demo")
-    for name in ("../x", "", "a b"):
-        page.page.get_by_label("Name of the run").fill(name)
-        page.page.get_by_role("button", name="Start training").click()
-        expect(page.page.get_by_role("alert").locator("visible=true").first).to_contain_text("letters, digits")
-        page.open("Overview")
-        page.drawn("Transfer: alignment")
-        expect(page.page.get_by_role("alert").locator("visible=true")).to_have_count(0)
-        page.open("Training")
+    page.page.get_by_label("Name of the run").fill(name)
+    page.page.get_by_role("button", name="Start training").click()
+    expect(page.page.get_by_role("alert").locator("visible=true").first).to_contain_text("letters, digits")
+    page.open("Overview")
+    page.drawn("Transfer: alignment")
+    expect(page.page.get_by_role("alert").locator("visible=true")).to_have_count(0)
