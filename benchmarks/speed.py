@@ -29,6 +29,7 @@ from torch import Tensor
 import sfkd_viz
 from sfkd import Backbone, create_distiller, decompose, list_distillers, reconstruct
 from sfkd.distillers import Distiller
+from sfkd.loading import DEMO, load_run
 from sfkd.losses import gaussian_frequency_loss
 from sfkd.runs import write_atomically
 
@@ -104,7 +105,10 @@ def rows() -> dict[str, Row]:
             found[f"haar-back-{side}{short}"] = Row(what, floor, target, partial(_reconstruct, shape, floor))
         what = f"GFFL forward and backward, {label}"
         found[f"gffl-{side}"] = Row(what, "rfft2 of both maps", 1.5, partial(_gffl, shape))
-    found["analyze"] = Row("analyze, both models, 2,000 images", "the two bare forwards", 1.20, _analyze)
+    found["analyze"] = Row("analyze, bundled pair, 2,000 images", "the two bare forwards", 1.20, _analyze_bundled)
+    found["analyze-224"] = Row(
+        "analyze, Swin-T and ResNet18, 256 images", "the two bare forwards", 1.20, _analyze_large
+    )
     found["cka"] = Row("CKA of all layer pairs, 2,000 images", "full Gram matrices in float64", 0.5, _cka)
     found["import"] = Row("import sfkd_viz and torch", "import torch", 1.1, _import)
     return found
@@ -164,7 +168,7 @@ def _weight(method: str, **options: Any) -> tuple[int, float]:
 
 
 def _step(method: str, **options: Any) -> Ratio:
-    return ratio(_stepper(method, **options), _stepper("kd"), seconds=90)
+    return ratio(_stepper(method, **options), _stepper("kd"), seconds=60)
 
 
 def _precomputed() -> Ratio:
@@ -235,21 +239,31 @@ def _gffl(shape: tuple[int, ...]) -> Ratio:
 # -- analysis ---------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def _analyze() -> Ratio:
+def _analyze_bundled() -> Ratio:
+    run = load_run(DEMO)
+    assert run.teacher is not None
+    return _analyze(run.teacher, run.student, [_maps((100, 1, 32, 32), i) for i in range(20)])
+
+
+def _analyze_large() -> Ratio:
     torch.manual_seed(0)
     teacher, student = (Backbone(name, num_classes=10).eval() for name in PAIR)
-    batches = [(_maps((50, 3, 224, 224), i), torch.zeros(50, dtype=torch.long)) for i in range(40)]
+    return _analyze(teacher, student, [_maps((32, 3, 224, 224), i) for i in range(8)])
+
+
+@torch.no_grad()
+def _analyze(teacher: Backbone, student: Backbone, images: list[Tensor]) -> Ratio:
+    batches = [(some, torch.zeros(len(some), dtype=torch.long)) for some in images]
 
     def ours() -> None:
         sfkd_viz.analyze(teacher, student, batches, progress=False)
 
     def floor() -> None:
-        for images, _ in batches:
+        for some in images:
             for model in (teacher, student):
-                model.model(images)
+                model.model(some)
 
-    return ratio(ours, floor, seconds=1, least=3)
+    return ratio(ours, floor, seconds=60, least=5)
 
 
 def _cka() -> Ratio:
