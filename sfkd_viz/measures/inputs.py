@@ -45,7 +45,7 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
         raise ValueError(f"{name} has {nan} NaN and {infinite} infinite value(s) of {x.numel()}: mend them first.")
     if not torch.isfinite(x.square().sum()):
         raise ValueError(
-            f"{name} has values up to {float(x.abs().max()):.2g}, whose squares exceed {x.dtype}: scale it."
+            f"{name} has values up to {float(x.abs().max()):.2g}, whose squares exceed {str(x.dtype)[6:]}: scale it."
         )
     return x.reshape((1,) * (4 - x.ndim) + x.shape)
 
