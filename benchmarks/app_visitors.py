@@ -13,32 +13,20 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 from catalogue import CARDS
 from engine import Engine
+from runs_root import RunsRoot
 from settings import CHANNELS, WAVELETS, Settings
 from work import Work
 
 QUICK = [view for view in CARDS if view not in ("Ablation", "Attribution", "Training")]
 _CHECKED = 8  # one answer in so many is drawn again and compared
-_ORDER = [
-    "view",
-    "pair",
-    "image",
-    "layer",
-    "wavelet",
-    "levels",
-    "band",
-    "channel",
-    "number",
-    "sigma",
-    "model",
-    "site",
-    "job",
-]
+_ORDER = list(vars(Settings()))  # of the inputs of an event
 
 
 @dataclass
@@ -114,7 +102,7 @@ def visit(address: str, *, visitors: int, seconds: float) -> dict[str, Any]:
     client = httpx.Client(base_url=address, timeout=120, limits=httpx.Limits(max_connections=4 * visitors))
     config = client.get("config").json()
     draws = {dependency["api_name"]: dependency["id"] for dependency in config["dependencies"]}
-    engine = _engine()
+    engine = Engine(RunsRoot(Path("runs")), "cpu")
     layers = engine.describe("bundled").layers
     people = [Visitor(client, number, draws) for number in range(visitors)]
     until = time.monotonic() + seconds
@@ -134,14 +122,6 @@ def visit(address: str, *, visitors: int, seconds: float) -> dict[str, Any]:
         "p95": times[int(0.95 * (len(times) - 1))],
         "first": [*(error for person in people for error in person.errors), *mixed][:3],
     }
-
-
-def _engine() -> Engine:
-    from pathlib import Path
-
-    from runs_root import RunsRoot
-
-    return Engine(RunsRoot(Path("runs")), "cpu")
 
 
 def _another(settings: Settings, chance: random.Random, layers: list[str]) -> Settings:

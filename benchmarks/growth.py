@@ -26,6 +26,7 @@ from torch import Tensor
 import sfkd_viz
 from sfkd import Backbone
 from sfkd.distillers.sfkd import SpatialFrequencyLayer
+from sfkd.dry_run import kept_for_backward
 from sfkd.features import Layer
 from sfkd.losses import band_loss, gaussian_frequency_loss
 from sfkd.runs import write_atomically
@@ -89,15 +90,11 @@ def _terms(*, side: int = 32, channels: int = 64, levels: int = 2, batch: int = 
     teacher = torch.randn(batch, channels, side, side)
     kept: dict[int, int] = {}
 
-    def remember(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
     def loss() -> Tensor:
         view = layer(student, teacher)
         return band_loss(view.stages.across, view.target) + gaussian_frequency_loss(view.refined, view.teacher)
 
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda x: x):
+    with kept_for_backward(kept, layer):
         loss().backward()
     return _seconds(lambda: loss().backward()), sum(kept.values()) / 1e6
 

@@ -7,8 +7,6 @@ Results go to benchmarks/results/speed.csv, a row written when it is measured; t
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import platform
 import subprocess
@@ -24,14 +22,15 @@ import ptwt
 import pywt
 import torch
 from interleaved import Ratio, ratio
+from tables import read_rows, write_rows
 from torch import Tensor
 
 import sfkd_viz
 from sfkd import Backbone, create_distiller, decompose, list_distillers, reconstruct
 from sfkd.distillers import Distiller
+from sfkd.dry_run import kept_for_backward
 from sfkd.loading import DEMO, load_run
 from sfkd.losses import gaussian_frequency_loss
-from sfkd.runs import write_atomically
 
 TABLE = Path(__file__).parent / "results" / "speed.csv"
 COLUMNS = (
@@ -156,15 +155,9 @@ def _stepper(method: str, *, fed: bool = False, **options: Any) -> Callable[[], 
 def _weight(method: str, **options: Any) -> tuple[int, float]:
     distiller = _distiller(method, **options)
     kept: dict[int, int] = {}
-
-    def remember(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    own = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda x: x):
+    with kept_for_backward(kept, distiller):
         distiller(*_batch())
-    return distiller.count_parameters()["beside"], sum(v for k, v in kept.items() if k not in own) / 1e6
+    return distiller.count_parameters()["beside"], sum(kept.values()) / 1e6
 
 
 def _step(method: str, **options: Any) -> Ratio:
@@ -302,7 +295,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help="names of rows; default those that the table lacks")
     asked = parser.parse_args().rows
     torch.set_num_threads(1)
-    known, todo = _known(), rows()
+    known, todo = {row["row"]: row for row in read_rows(TABLE)}, rows()
     for name in asked or [name for name in todo if name not in known]:
         row = todo[name]
         try:
@@ -311,7 +304,7 @@ def main() -> None:
             print(f"{name}: left out, {missing}", flush=True)
             continue
         known[name] = _cells(name, row, found)
-        _write([known[n] for n in todo if n in known])
+        write_rows(TABLE, COLUMNS, [known[n] for n in todo if n in known])
         print(f"{name}: {found}", flush=True)
 
 
@@ -337,22 +330,6 @@ def _machine() -> str:
 def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _known() -> dict[str, dict[str, str]]:
-    if not TABLE.is_file():
-        return {}
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return {row["row"]: row for row in csv.DictReader(file)}
-
-
-def _write(table: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(TABLE, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -9,19 +9,18 @@ run's rows are written when they are measured. `make results` draws docs/why.md 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
+from tables import read_rows, write_rows
 
 import sfkd_viz
 from sfkd import Backbone, pair_layers
 from sfkd.batches import EvaluationBatches
 from sfkd.config import Model
 from sfkd.loading import build_model, build_teacher
-from sfkd.runs import RunFolder, write_atomically
+from sfkd.runs import RunFolder
 from sfkd.study import Run, load_study, runs_of
 
 ROOT = Path(__file__).parent.parent
@@ -48,13 +47,13 @@ def main() -> None:
     parser.add_argument("--study", default=ROOT / "configs" / "benchmark" / "short.yaml")
     study, pairs = load_study(parser.parse_args().study)
     planned = {(run.pair, run.method, run.seed): run for run in runs_of(study, pairs) if not run.variant}
-    rows = _known()
+    rows = read_rows(TABLE)
     done = {(row["pair"], row["method"], row["seed"]) for row in rows}
     for (pair, method, seed), run in planned.items():
         if method not in METHODS or (pair, method, str(seed)) in done:
             continue
         rows += _measured(run, planned[pair, "none", seed])
-        _write(rows)
+        write_rows(TABLE, COLUMNS, rows)
         print(f"{pair} {method} {seed}")
 
 
@@ -83,21 +82,6 @@ def _measured(run: Run, alone: Run) -> list[dict[str, str]]:
 
 def _student(folder: RunFolder) -> Backbone:
     return build_model(Model(run=str(folder.path)), folder.recipe()).eval()
-
-
-def _known() -> list[dict[str, str]]:
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(TABLE, text.getvalue())
 
 
 if __name__ == "__main__":

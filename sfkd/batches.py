@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader, Subset
 
 from sfkd._random import permutation, seed_device
 from sfkd.config import Recipe
-from sfkd.data import UNLABELLED, create_dataset, is_stream
+from sfkd.data import UNLABELLED, create_dataset, is_stream, one_line
 from sfkd.features import Output
 from sfkd.precompute import TeacherCache
 from sfkd.runs import RunError
-from sfkd.transforms import DataError
 
 
 class Batch(NamedTuple):
@@ -90,12 +89,9 @@ class TrainingBatches:
         size = self.recipe.schedule.batch_size
         stream = is_stream(self.dataset)
         order = None if stream else self._order(epoch)[done * size :].tolist()
-        batches = iter(_loader(self.dataset, self.recipe, self.device, sampler=order, drop_last=True))
-        try:
-            for images, targets, index in islice(batches, done if stream else 0, None):
-                yield Batch(images, targets, index)
-        except DataError as error:  # of a worker process it comes with that process's traceback
-            raise DataError(str(error).strip().rpartition("Image: ")[2]) from error
+        batches = _loaded(self.dataset, self.recipe, self.device, sampler=order, drop_last=True)
+        for images, targets, index in islice(batches, done if stream else 0, None):
+            yield Batch(images, targets, index)
 
     def _from_cache(self, cache: TeacherCache, epoch: int, done: int) -> Iterator[Batch]:
         kept = getattr(self.dataset, "labelled", None)
@@ -138,14 +134,14 @@ class EvaluationBatches:
             self.dataset = Subset(self.dataset, range(process, len(self.dataset), processes))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets, _ in _loader(self.dataset, self.recipe, self.device):
+        for images, targets, _ in _loaded(self.dataset, self.recipe, self.device):
             yield images.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
 
-def _loader(
+def _loaded(
     dataset: Any, recipe: Recipe, device: torch.device, *, sampler: list[int] | None = None, drop_last: bool = False
-) -> DataLoader[Any]:
-    return DataLoader(
+) -> Iterator[Any]:
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=recipe.schedule.batch_size,
         sampler=sampler,
@@ -153,6 +149,7 @@ def _loader(
         num_workers=recipe.data.workers,
         pin_memory=device.type == "cuda",
     )
+    return one_line(loader)
 
 
 def _mixer(recipe: Recipe) -> Any:

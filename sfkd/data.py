@@ -6,7 +6,7 @@ import gzip
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +104,14 @@ class ImageFiles(Dataset[tuple[Any, int]]):
                 f"{name} cannot be read as a picture ({error}): mend or remove it, or set data.unreadable=skip."
             ) from error
         return image, UNLABELLED if label is None else label
+
+
+def one_line(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader; an image that cannot be read, without the traceback that a worker process adds."""
+    try:
+        yield from batches
+    except UnreadableImage as error:
+        raise UnreadableImage(str(error).strip().rpartition(f"{UnreadableImage.__name__}: ")[2]) from error
 
 
 class StreamedDataset(IterableDataset[tuple[Tensor, int, int]]):

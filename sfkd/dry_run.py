@@ -127,7 +127,7 @@ class _Tried:
         index = torch.arange(self.images, device=device)
         optimizer = create_optimizer(distiller, recipe)
         kept: dict[int, int] = {}
-        for saved in (_counted(kept, distiller), nullcontext()):  # the first step warms up
+        for saved in (kept_for_backward(kept, distiller), nullcontext()):  # the first step warms up
             started = _now(device)
             with saved, _autocast(recipe, device):
                 result = distiller(images, targets, index)
@@ -142,9 +142,9 @@ class _Tried:
         self.weights = _bytes(distiller.state_dict().values()) + _bytes(trained) + _bytes(states)
 
 
-def _counted(kept: dict[int, int], distiller: nn.Module) -> AbstractContextManager[Any]:
-    """Notes the storages that backward keeps, weights left out."""
-    weights = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
+def kept_for_backward(kept: dict[int, int], module: nn.Module) -> AbstractContextManager[Any]:
+    """Notes in `kept` the storages that backward keeps, by address with their bytes; weights of the module left out."""
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
 
     def note(x: Tensor) -> Tensor:
         storage = x.untyped_storage()

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from sfkd.config import Data, Recipe
-from sfkd.data import create_dataset, is_stream
+from sfkd.data import create_dataset, is_stream, one_line
 from sfkd.features import Backbone, Output
 from sfkd.runs import RunError, write_atomically
 
@@ -208,11 +208,11 @@ class _Filling:
             **{layers[layer.name]: ((layer.channels, *layer.grid), np.float16) for layer in self.teacher.layers},
         }
 
-    def _images(self, view: int, first: int) -> DataLoader[Any]:
+    def _images(self, view: int, first: int) -> Iterator[Any]:
         dataset = create_dataset(dataclasses.replace(self.data, labelled=None), "train")
         dataset.epoch = view
         rest = Subset(dataset, range(first, self.description["samples"]))
-        return DataLoader(rest, batch_size=_ROWS, num_workers=self.data.workers)
+        return one_line(DataLoader(rest, batch_size=_ROWS, num_workers=self.data.workers))
 
     def _note(self, arrays: dict[str, np.ndarray], done: int) -> int:
         for array in arrays.values():

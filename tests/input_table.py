@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,7 @@ class Outcome:
     said: str = ""
 
 
+@cache
 def outcome(function: str, given: str) -> Outcome:
     """What a function does with an input. Anything but a result and a `ValueError` or `TypeError` is a defect, and raised.
 

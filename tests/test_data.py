@@ -176,7 +176,7 @@ def test_a_photograph_that_vanishes_is_named(photographs: Callable[..., Data]) -
 def test_a_damaged_photograph_is_skipped_where_asked(photographs: Callable[..., Data]) -> None:
     """The next takes its place with its own label and number."""
     dataset = create_dataset(photographs(half, unreadable="skip"), "train")
-    assert dataset.dataset.reader.filename(8) == "train/dog/2.jpg" or "dog/2.jpg" in dataset.dataset.reader.filename(8)
+    assert "dog/2.jpg" in dataset.dataset.reader.filename(8)
     with pytest.warns(UserWarning, match=r"dog/2\.jpg cannot be read .* It is skipped\."):
         image, label, number = dataset[8]
     assert (label, number) == (1, 9)

@@ -87,7 +87,7 @@ def test_features_that_cannot_be_compared_are_refused_by_name(
 
 def test_values_whose_squares_overflow_are_named() -> None:
     x = torch.full((8, 3, 4, 4), 1e25)
-    with pytest.raises(ValueError, match=r"layer .* has values up to 1e\+25, whose squares exceed float32"):
+    with pytest.raises(ValueError, match=r"layer 'a' of a has values up to 1e\+25, whose squares exceed float32"):
         sfkd_viz.cka(x, x)
 
 

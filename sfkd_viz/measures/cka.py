@@ -12,7 +12,7 @@ from torch import Tensor
 from sfkd._checks import one_of
 from sfkd.wavelet import Mode, max_levels
 from sfkd_viz.measures.blocks import BLOCK, SMALLEST, WHOLE, HSICStream
-from sfkd_viz.measures.inputs import Feature, as_maps
+from sfkd_viz.measures.inputs import Feature, as_finite_maps
 from sfkd_viz.measures.matrices import APPROXIMATION
 
 if TYPE_CHECKING:
@@ -218,4 +218,4 @@ def as_layers(features: Feature | Mapping[str, Feature], default: str) -> dict[s
     for name, x in named.items():
         if np.ndim(x) != 4:
             raise ValueError(f"layer {name!r} expects maps [N, C, H, W] of N images, got {np.ndim(x)} dimension(s).")
-    return {name: as_maps(x, f"layer {name!r}") for name, x in named.items()}
+    return {name: as_finite_maps(x, f"layer {name!r}") for name, x in named.items()}

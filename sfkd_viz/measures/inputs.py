@@ -19,13 +19,25 @@ _DIMENSIONS = {2: "[H, W]", 3: "[C, H, W]", 4: "[B, C, H, W]"}
 
 
 def as_maps(feat: Feature, name: str = "feat") -> Tensor:
+    """`as_finite_maps`, of values whose squares are finite, too.
+
+    Raises:
+        ValueError: values whose squares overflow.
+    """
+    x = as_finite_maps(feat, name)
+    if not torch.isfinite(torch.linalg.vector_norm(x)):
+        raise _too_large(name, x)
+    return x
+
+
+def as_finite_maps(feat: Feature, name: str) -> Tensor:
     """`feat` as a real, finite, detached tensor `[B, C, H, W]` on the CPU, float32 or float64.
 
     Three dimensions are always read as `[C, H, W]`; token sequences go through `sfkd.tokens_to_map` first.
 
     Raises:
         TypeError: no array, or complex or non-numeric values.
-        ValueError: other dimensions, empty, NaN, infinite, or so large that its squares are.
+        ValueError: other dimensions, empty, NaN or infinite.
     """
     if isinstance(feat, Tensor) and feat.is_meta:
         raise TypeError(f"{name} expects values, got a tensor on the meta device, which has none.")
@@ -43,10 +55,6 @@ def as_maps(feat: Feature, name: str = "feat") -> Tensor:
     if not _is_finite(x):
         nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
         raise ValueError(f"{name} has {nan} NaN and {infinite} infinite value(s) of {x.numel()}: mend them first.")
-    if not torch.isfinite(x.square().sum()):
-        raise ValueError(
-            f"{name} has values up to {float(x.abs().max()):.2g}, whose squares exceed {str(x.dtype)[6:]}: scale it."
-        )
     return x.reshape((1,) * (4 - x.ndim) + x.shape)
 
 
@@ -60,10 +68,13 @@ def image_norms(role: str, layer: str, x: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(wide.flatten(1), dim=1).cpu().double()
     if not torch.isfinite(norms).all():
         check_finite(role, layer, x)
-        raise ValueError(
-            f"layer {layer!r} of {role} has values up to {float(x.abs().max()):.2g}, whose squares exceed float32: scale it."
-        )
+        raise _too_large(f"layer {layer!r} of {role}", wide)
     return norms
+
+
+def _too_large(name: str, x: Tensor) -> ValueError:
+    largest, kind = float(x.abs().max()), str(x.dtype).removeprefix("torch.")
+    return ValueError(f"{name} has values up to {largest:.2g}, whose squares exceed {kind}: scale it.")
 
 
 def check_finite(role: str, layer: str, x: Tensor) -> None:
