@@ -26,7 +26,6 @@ from work import Work
 
 QUICK = [view for view in CARDS if view not in ("Ablation", "Attribution", "Training")]
 _CHECKED = 8  # one answer in so many is drawn again and compared
-_ORDER = list(vars(Settings()))  # of the inputs of an event
 
 
 @dataclass
@@ -58,8 +57,7 @@ class Visitor:
             time.sleep(chance.uniform(0.2, 1.0))
 
     def _draw(self, session: str, shown: str, settings: Settings) -> dict[str, Any]:
-        values = [vars(settings)[name] for name in _ORDER]
-        values[_ORDER.index("image")] = {"source": settings.image, "own": None}
+        values = (vars(settings) | {"image": {"source": settings.image, "own": None}}).values()
         body = {
             "data": [time.monotonic() * 1000, *values, shown],
             "fn_index": self.draws["draw"],
