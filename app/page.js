@@ -228,9 +228,10 @@
     document.body.dataset.view = url.searchParams.get("view") || "overview";
   }
 
-  /* An alert goes with the next thing that is done. */
-  const dismiss = () => document.querySelectorAll(".remark.wrong").forEach((alert) => (alert.hidden = true));
+  /* What the page said goes with the next thing that is done. */
+  const dismiss = () => document.querySelectorAll(".remark").forEach((remark) => (remark.hidden = true));
   addEventListener("click", dismiss, true);
+  addEventListener("input", dismiss, true);
   addEventListener("keydown", (event) => event.key === "Escape" && dismiss());
 
   /* Arrows go from tab to tab, as they do in other programs. */

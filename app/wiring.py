@@ -260,8 +260,9 @@ class Wiring:
             views.answer[sheet.settings.view]: sheet.answer,
             self.page.images.verdict: sheet.verdict,
             self.page.hidden.address: sheet.query,
-            header.remark: remark(seen.remark),
             self.page.progress: None,
+            # an empty one would take away an alert that came while this was drawn; the page drops it at the next click
+            **({header.remark: remark(seen.remark)} if seen.remark else {}),
             **({} if seen.described is None else self._opened(seen, seen.described)),
         }
 
