@@ -102,7 +102,7 @@ def _teachers(studies: Iterable[tuple[Any, Pairs]], wanted: Iterable[str]) -> li
 
 
 def _trained(recipe: Recipe) -> None:
-    train(recipe, progress=False, say=_silent)
+    train(recipe, progress=False, say=_silent).checkpoint.unlink(missing_ok=True)
 
 
 def _measured(run: Run) -> Row:

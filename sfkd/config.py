@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from sfkd._checks import unknown
 
+_MOST_BYTES = 2**18  # of a YAML file
+_MOST_VALUES = 2**16  # in it, an alias counted as often as it is used
 _STRICT = ConfigDict(extra="forbid", validate_default=True)
 
 
@@ -194,16 +196,60 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_mapping(path)
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}: `ls configs` shows the ones that come with the project.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is no readable YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} expects a mapping of keys, got {type(values).__name__}.")
     for override in overrides:
         _override(values, override)
     return parse_recipe(values, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, whoever wrote it.
+
+    Raises:
+        FileNotFoundError. RecipeError: no YAML, no mapping, or one that grows when it is read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"over {_MOST_BYTES // 1024} KiB")
+        values = _values(content.decode())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} is no readable YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} expects a mapping of keys, got {type(values).__name__}.")
+    return values
+
+
+def _values(text: str) -> Any:
+    """What YAML stands for.
+
+    Raises:
+        ValueError: no YAML, values that are none of their type, or more than `_MOST_VALUES` of them: aliases of aliases
+        make a page of text more than a memory holds.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        top = loader.get_single_node()
+        left, nodes = _MOST_VALUES, [] if top is None else [top]
+        while nodes:
+            node = nodes.pop()
+            left -= 1 + (len(node.value) // 64 if isinstance(node, yaml.ScalarNode) else 0)
+            if left < 0:
+                raise ValueError(f"it stands for over {_MOST_VALUES} values")
+            if isinstance(node, yaml.SequenceNode):
+                nodes += node.value
+            elif isinstance(node, yaml.MappingNode):
+                nodes += [part for pair in node.value for part in pair]
+        return None if top is None else loader.construct_document(top)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, KeyError, AttributeError, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error  # its constructors raise whatever Python does
 
 
 def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -230,8 +276,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise RecipeError(f"{key}: {parent!r} holds a value, not a group of keys.")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = _values(text)
+    except ValueError as error:
         raise RecipeError(f"{key}: {text!r} is no YAML value: {error}") from error
 
 
@@ -241,7 +287,15 @@ def _explain(error: Any) -> str:
         return unknown("key", key, _keys_at(parents))
     if error["type"] == "missing":
         return "this key is required"
-    return f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+    return f"{error['msg'].removeprefix('Value error, ')}, got {_shown(error['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of a number with thousands of digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) < 300 else f"{text[:300]}…"
 
 
 def _keys_at(parents: Sequence[int | str]) -> list[str]:

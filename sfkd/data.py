@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import warnings
 import zlib
@@ -24,6 +25,7 @@ UNLABELLED = -1
 _IDX_NAMES = ("torch/fashion_mnist", "torch/mnist", "torch/kmnist")
 _IDX_FOLDERS = (".", "FashionMNIST/raw", "MNIST/raw", "KMNIST/raw")
 _STREAMS = ("wds/", "hfids/", "tfds/")
+_MOST_IDX = 2**31  # bytes of one file, unpacked
 _DIGITS_TESTED = 500  # of scikit-learn's 1,797
 _TRIED = 10  # images that cannot be read in a row; more are no accident
 
@@ -301,11 +303,17 @@ def _find_idx(root: Path, name: str) -> Path:
 def _read_idx(path: Path, dims: int) -> np.ndarray:
     """uint8 array of an idx file: two zero bytes, type 8, number of dimensions, their sizes big-endian, the data."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, count = struct.unpack(">HBB", content[:4])
-        shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-        if (zeros, kind, count) != (0, 8, dims):
-            raise ValueError(f"not an idx file of {dims} dimension(s) of bytes")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
-    except (OSError, EOFError, struct.error, ValueError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            zeros, kind, count = struct.unpack(">HBB", file.read(4))
+            if (zeros, kind, count) != (0, 8, dims):
+                raise ValueError(f"not an idx file of {dims} dimension(s) of bytes")
+            shape = struct.unpack(f">{dims}I", file.read(4 * dims))
+            size = math.prod(shape)
+            if size > _MOST_IDX:
+                raise ValueError(f"it says that it holds {'×'.join(map(str, shape))} bytes, over {_MOST_IDX // 2**30} GiB")
+            content = file.read(size)  # not what a small archive may unfold to
+            if len(content) < size or file.read(1):
+                raise ValueError(f"it holds {'more' if len(content) == size else 'less'} than it says")
+        return np.frombuffer(content, np.uint8).reshape(shape).copy()
+    except (OSError, EOFError, struct.error, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read as an idx file: {error}.") from error

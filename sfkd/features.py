@@ -326,6 +326,9 @@ def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: A
 
     import sfkd.mixer  # noqa: F401  # a name of its own in timm's registry
 
+    for file in _weight_files(kwargs):
+        if not file.endswith(".safetensors"):
+            raise WeightsError(f"weights are read from safetensors files alone, not unpickled: {file!r} is none.")
     if name.startswith("local-dir:"):
         return _create_local(Path(name.removeprefix("local-dir:")), num_classes, **kwargs)
     if num_classes is not None:
@@ -346,6 +349,13 @@ def _create(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: A
             f"weights of {name!r} could not be downloaded (no network, or unknown to the hub; {reason}): "
             "pass pretrained=False for random weights, or local-dir:PATH for weights on this disk."
         ) from error
+
+
+def _weight_files(kwargs: dict[str, Any]) -> list[str]:
+    """Files that timm would take weights from, as its options name them."""
+    configs = (kwargs.get(name) for name in ("pretrained_cfg", "pretrained_cfg_overlay"))
+    named = [kwargs.get("checkpoint_path"), *(c.get("file") for c in configs if isinstance(c, dict))]
+    return [str(file) for file in named if file]
 
 
 @contextlib.contextmanager

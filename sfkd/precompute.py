@@ -75,10 +75,14 @@ class TeacherCache:
     def remembered(self, name: str, compute: Callable[[], float]) -> float:
         """A number about the teacher, computed once and kept with its outputs."""
         file = self.folder / "remembered.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if name not in known:
-            known[name] = compute()
-            write_atomically(file, json.dumps(known) + "\n")
+        try:
+            known = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+            if name in known:
+                return float(known[name])
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunError(f"{file} holds no numbers about a teacher ({error}): delete it.") from error
+        known[name] = compute()
+        write_atomically(file, json.dumps(known) + "\n")
         return float(known[name])
 
 
@@ -120,13 +124,16 @@ def teacher_cache(
     }
     done = _done(folder, description)
     total = asked.views * samples
+    filling = _Filling(folder, description, recipe.data, teacher, device)
+    if done:
+        filling.check()
     if done < total:
         if processes > 1:
             raise RunError(f"the teacher's outputs in {folder} are not complete: compute them with one process first.")
         say(
             f"{folder}: the teacher's outputs on {asked.views} view(s) of {samples} images, {_size(recipe, teacher, total)}"
         )
-        _Filling(folder, description, recipe.data, teacher, device).run(done, progress=progress)
+        filling.run(done, progress=progress)
     return TeacherCache(folder)
 
 
@@ -152,7 +159,9 @@ def _done(folder: Path, description: dict[str, Any]) -> int:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         done = int(found.pop("done"))
-    except (ValueError, KeyError, TypeError) as error:
+        if done < 0:
+            raise ValueError(f"done is {done}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RunError(f"{file} is no description of a teacher's outputs ({error}): delete the folder.") from error
     if found != description:
         names = [k for k in {**found, **description} if found.get(k) != description.get(k)]
@@ -198,6 +207,17 @@ class _Filling:
                     if done - noted >= _NOTED:
                         noted = self._note(arrays, done)
         self._note(arrays, done)
+
+    def check(self) -> None:
+        """Whether the arrays are those that the description promises."""
+        for name, (shape, kind) in self._shapes().items():
+            array = _mapped(self.folder / name)
+            wanted = (self.description["views"], self.description["samples"], *shape)
+            if array.shape != wanted or array.dtype != kind:
+                raise RunError(
+                    f"{self.folder / name} holds {array.dtype} {array.shape}, not {np.dtype(kind)} {wanted}. Delete the "
+                    "folder to compute the teacher's outputs anew."
+                )
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         layers = self.description["layers"]
@@ -248,7 +268,7 @@ def _size(recipe: Recipe, teacher: Backbone, rows: int) -> str:
 def _mapped(path: Path, mode: Any = "r") -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode=mode)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise RunError(
             f"{path} cannot be read: {error}. Delete the folder to compute the teacher's outputs anew."
         ) from error

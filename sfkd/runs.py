@@ -150,7 +150,7 @@ class RunFolder:
             meta = file.metadata() or {}
         try:
             return Checkpoint(int(meta["epoch"]), int(meta.get("step", 0)), tensors, json.loads(meta["state"]))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise WeightsError(
                 f"{path} is no checkpoint of this program ({type(error).__name__}: {error}): delete it to start anew."
             ) from error

@@ -13,12 +13,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sfkd._checks import unknown
-from sfkd.config import Data, Method, Model, Precompute, Recipe, RecipeError, Schedule, Teacher
+from sfkd.config import Data, Method, Model, Precompute, Recipe, RecipeError, Schedule, Teacher, read_mapping
 from sfkd.distillers import distiller_options
 
 _STRICT = ConfigDict(extra="forbid", validate_default=True)
@@ -53,12 +52,17 @@ class Pair:
 
 @dataclass(config=_STRICT, kw_only=True)
 class Pairs:
-    """What there is to compare on. Runs, teachers and caches lie in `folder`."""
+    """What there is to compare on. Runs and caches lie in `folder`, trained teachers in `teachers_folder`."""
 
     folder: str
+    teachers_folder: str
     sets: dict[str, Set]
     teachers: dict[str, TrainedTeacher]
     pairs: dict[str, Pair]
+
+    def teacher_folder(self, name: str) -> Path:
+        """Where a teacher lies."""
+        return Path(self.teachers_folder) / name
 
     def teacher_recipe(self, name: str) -> Recipe:
         """The recipe that trains a teacher."""
@@ -66,7 +70,7 @@ class Pairs:
         data = dataclasses.replace(
             self.sets[teacher.set].data, train_samples=None, held_out=teacher.held_out, labelled=None
         )
-        out = str(Path(self.folder) / "teachers" / name)
+        out = str(self.teacher_folder(name))
         return Recipe(out=out, student=teacher.model, data=data, schedule=teacher.schedule, method=Method(name="none"))
 
 
@@ -160,7 +164,7 @@ def _run(study: Study, pairs: Pairs, name: str, cell: Cell, seed: int) -> Run:
     recipe = Recipe(
         out=str(folder / study.regime / name / label / str(seed)),
         student=pair.student,
-        teacher=Teacher(run=str(folder / "teachers" / pair.teacher)),
+        teacher=Teacher(run=str(pairs.teacher_folder(pair.teacher))),
         method=Method(name=cell.method, options=cell.options),
         data=dataclasses.replace(of_set.data, **study.data),
         schedule=dataclasses.replace(of_set.schedule, **study.schedule),
@@ -172,11 +176,9 @@ def _run(study: Study, pairs: Pairs, name: str, cell: Cell, seed: int) -> Run:
 
 def _parsed(path: Path, kind: type[Any]) -> Any:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = read_mapping(path)
+    except FileNotFoundError as error:
         raise RecipeError(f"{path} is no readable YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} expects a mapping of keys, got {type(values).__name__}.")
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

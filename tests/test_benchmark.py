@@ -40,6 +40,7 @@ def study(tmp_path: Path, data_root: Path) -> Write:
         schedule = {"epochs": 2, "batch_size": 16, "test_every": 2}
         pairs = {
             "folder": str(tmp_path / "runs"),
+            "teachers_folder": str(tmp_path / "teachers"),
             "sets": {"digits": {"data": data, "schedule": schedule, "views": 2}},
             "teachers": {
                 "cnn": {"set": "digits", "held_out": 16, "model": CONVNEXT, "schedule": {"epochs": 1, "batch_size": 16}}
@@ -78,8 +79,9 @@ def test_a_study_fills_its_table(study: Write, tmp_path: Path, capsys: pytest.Ca
     table = rows(tmp_path)
     assert [tuple(row) for row in table] == [COLUMNS] * 2
     assert [(row["method"], row["variant"]) for row in table] == [("none", ""), ("fitnet", "twice")]
-    teacher = RunFolder(tmp_path / "runs" / "teachers" / "cnn")
+    teacher = RunFolder(tmp_path / "teachers" / "cnn")
     assert teacher.recipe().data.held_out == 16
+    assert not teacher.checkpoint.exists()  # it is done, and may be kept with the project
     for row in table:
         assert (row["pair"], row["regime"], row["data"], row["seed"]) == ("cnn-vit", "short", "torch/mnist", "0")
         assert (row["teacher"], row["student"]) == ("convnext_atto", "vit_tiny_patch16_224")
