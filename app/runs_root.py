@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import yaml
 from messages import UserError
 
+_MOST_BYTES = 2**18  # of a recipe
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -53,12 +55,18 @@ class RunsRoot:
         folder, root = self.root / name, self.root.resolve()
         if not NAME.fullmatch(name) or folder.resolve().parent != root:
             return False
-        return all(path.resolve().is_relative_to(root) for path in folder.rglob("*") if path.is_symlink())
+        # os.walk passes over what vanishes meanwhile, where Path.rglob raises
+        files = (Path(at, name) for at, folders, names in os.walk(folder) for name in (*folders, *names))
+        return all(path.resolve().is_relative_to(root) for path in files if path.is_symlink())
 
 
 def _teacher(config: Path) -> bool:
+    """Whether a recipe has a teacher. Its values are not made: a folder that cannot be opened must not hide the others."""
     try:
-        recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        if not config.is_file() or config.stat().st_size > _MOST_BYTES:
+            return False
+        recipe = yaml.compose(config.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         return False
-    return isinstance(recipe, dict) and isinstance(recipe.get("teacher"), dict)
+    pairs = recipe.value if isinstance(recipe, yaml.MappingNode) else []
+    return any(key.value == "teacher" and isinstance(value, yaml.MappingNode) for key, value in pairs)
