@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import secrets
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from cache import Cache
 from messages import UserError, readable
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sfkd.loading import load_pictures
 
@@ -18,6 +20,11 @@ MAX_PIXELS = 50_000_000
 UPLOAD_SIDE = 1024
 _UPLOAD_BYTES = 128 * 2**20
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+# what Pillow's readers raise on files that are not what they say
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 _SAMPLES = 20
 _THUMBNAIL = (56, 56)
 _OWN = "your picture"
@@ -61,10 +68,10 @@ class Pictures:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width}×{image.height}"
                     raise UserError(f"The picture has {size} pixels; at most {MAX_PIXELS // 10**6} million are read.")
-                picture = image.convert("RGB")
+                picture = ImageOps.exif_transpose(image).convert("RGB")
         except UserError:
             raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except _DAMAGED as error:
             raise UserError(
                 "This file cannot be read as a picture: choose a PNG, JPEG, GIF, BMP or WebP file."
             ) from error

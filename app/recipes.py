@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from messages import UserError
 from settings import key_of_names
 
@@ -42,7 +41,7 @@ class Recipes:
         """
         if wish.recipe not in self.names():
             raise UserError("Choose one of the recipes.")
-        values = yaml.safe_load((self.folder / f"{wish.recipe}.yaml").read_text(encoding="utf-8"))
+        values = _read(self.folder / f"{wish.recipe}.yaml")
         values["out"] = str(out)
         for role, name in (("teacher", wish.teacher.strip()), ("student", wish.student.strip())):
             if name:
@@ -53,6 +52,18 @@ class Recipes:
         if not wish.download:
             values["data"].pop("download", None)
         return _checked(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Plain values of a recipe that holds but for its `out`."""
+    from sfkd.config import RecipeError, read_mapping
+
+    try:
+        values = read_mapping(path)
+    except RecipeError as error:
+        raise UserError(str(error)) from error
+    _checked({**values, "out": ""})
+    return values
 
 
 def _replaced(values: dict[str, Any], role: str, name: str) -> dict[str, Any]:

@@ -53,11 +53,19 @@ class RunsRoot:
 
     def _inside(self, name: str) -> bool:
         folder, root = self.root / name, self.root.resolve()
-        if not NAME.fullmatch(name) or folder.resolve().parent != root:
+        if not NAME.fullmatch(name) or _end(folder).parent != root:
             return False
         # os.walk passes over what vanishes meanwhile, where Path.rglob raises
         files = (Path(at, name) for at, folders, names in os.walk(folder) for name in (*folders, *names))
-        return all(path.resolve().is_relative_to(root) for path in files if path.is_symlink())
+        return all(_end(path).is_relative_to(root) for path in files if path.is_symlink())
+
+
+def _end(path: Path) -> Path:
+    """Where a path leads; of a link that leads to itself, nowhere."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return Path()
 
 
 def _teacher(config: Path) -> bool:

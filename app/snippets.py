@@ -16,7 +16,7 @@ from sfkd.loading import DEMO
 # module, name in it (empty: the module itself), in the order of the lines; a blank line goes between groups
 _IMPORTS = (
     (("dataclasses", "replace"),),
-    (("torch", ""), ("PIL", "Image")),
+    (("torch", ""), ("PIL", "Image"), ("PIL", "ImageOps")),
     (
         ("sfkd", ""),
         ("sfkd_viz", ""),
@@ -69,7 +69,7 @@ def opened(pair: Pair, source: str) -> list[str]:
         "photo": [f'pictures = [load_pictures().photographs["{name}"]]'],
         "test": [f"pictures = [load_pictures().images[{name}]]"],
         "upload": [
-            'pictures = [Image.open("picture.png").convert("RGB")]  # the file that you uploaded',
+            'pictures = [ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")]  # the file that you uploaded',
             f"pictures[0].thumbnail(({UPLOAD_SIDE}, {UPLOAD_SIDE}))",
         ],
     }[kind]

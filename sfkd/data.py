@@ -310,7 +310,9 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
             shape = struct.unpack(f">{dims}I", file.read(4 * dims))
             size = math.prod(shape)
             if size > _MOST_IDX:
-                raise ValueError(f"it says that it holds {'×'.join(map(str, shape))} bytes, over {_MOST_IDX // 2**30} GiB")
+                raise ValueError(
+                    f"it says that it holds {'×'.join(map(str, shape))} bytes, over {_MOST_IDX // 2**30} GiB"
+                )
             content = file.read(size)  # not what a small archive may unfold to
             if len(content) < size or file.read(1):
                 raise ValueError(f"it holds {'more' if len(content) == size else 'less'} than it says")

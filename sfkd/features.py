@@ -383,17 +383,19 @@ def _resolves(host: str) -> bool:
 
 def _create_local(path: Path, num_classes: int | None, **kwargs: Any) -> nn.Module:
     """A model from timm's `local-dir:` layout; safetensors only, nothing is unpickled."""
-    import safetensors
     import timm
 
     weights = path / "model.safetensors"
     for file in (path / "config.json", weights):
         if not file.is_file():
             raise WeightsError(f"{path} is no exported model: {file.name} is missing.")
+    state = read_safetensors(weights)
     try:
+        with torch.device("meta"):  # the description may ask for more than a memory holds
+            described = timm.create_model(f"local-dir:{path}", pretrained=False, **kwargs)
+        _check_fit(described, state, str(weights))
         model = timm.create_model(f"local-dir:{path}", pretrained=False, **kwargs)
-        state = read_safetensors(weights)
-    except (ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+    except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
         raise WeightsError(f"{path} cannot be read as an exported timm model: {error}") from error
     load_weights(model, state, str(weights))
     if num_classes is not None and num_classes != model.num_classes:
@@ -414,6 +416,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load `state` strictly; a name or shape that does not fit is one clear line."""
+    _check_fit(module, state, source)
+    module.load_state_dict(state)
+
+
+def _check_fit(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     wanted = module.state_dict()
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [
@@ -426,7 +433,6 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> No
     problems += [f"{sorted(shapes)[0]} ({len(shapes)} in all)"] if shapes else []
     if problems:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}.")
-    module.load_state_dict(state)
 
 
 def _input_size(model: nn.Module) -> tuple[int, int, int]:

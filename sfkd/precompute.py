@@ -267,8 +267,9 @@ def _size(recipe: Recipe, teacher: Backbone, rows: int) -> str:
 
 def _mapped(path: Path, mode: Any = "r") -> np.ndarray:
     try:
-        return np.lib.format.open_memmap(path, mode=mode)
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        with np.errstate(over="ignore"):  # of a shape that no file has
+            return np.lib.format.open_memmap(path, mode=mode)
+    except (OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RunError(
             f"{path} cannot be read: {error}. Delete the folder to compute the teacher's outputs anew."
         ) from error

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from sfkd_viz.analysis import Analysis
 
 _FORMAT, _VERSION = "sfkd analysis", 1
+_MOST_BYTES = 2**30  # of all arrays, unpacked; a small archive may unfold to any size
+# what json, zipfile and numpy raise on files that are not what they say; RuntimeError: nested too deeply, encrypted
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 # Results that a file may ask for, and nothing else: name → module.
 _RESULTS = {
     "Analysis": "sfkd_viz.analysis",
@@ -62,7 +69,7 @@ def load(path: str | Path) -> Analysis:
         analysis = _result(plain["analysis"], _arrays(_with(base, ".npz")))
     except FileNotFoundError as error:
         raise ValueError(f"no analysis at {base}: {Path(error.filename).name} is missing.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{base}.json and .npz cannot be read as an analysis that sfkd saved: {error}.") from error
     if type(analysis).__name__ != "Analysis":
         raise ValueError(f"{base}.json holds a {type(analysis).__name__}, not an analysis that sfkd saved.")
@@ -81,6 +88,9 @@ def _with(base: Path, ending: str) -> Path:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     found = {}
     with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
+        if size > _MOST_BYTES:
+            raise ValueError(f"its arrays would fill {size / 2**30:.1f} GiB")
         for name in file.namelist():
             with file.open(name) as member:
                 found[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
