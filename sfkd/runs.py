@@ -84,6 +84,10 @@ class RunFolder:
         if not self.path.is_dir():
             raise RunError(f"no run folder at {self.path}: pass a folder that `sfkd train` made.")
         if not (self.path / "config.yaml").is_file():
+            if begun := [role for role in ("teacher", "baseline") if self.nested(role)]:
+                raise RunError(
+                    f"{self.path} has only its {' and '.join(begun)} so far: give its `sfkd train` command again to go on."
+                )
             raise RunError(f"{self.path} is no run folder: config.yaml is missing.")
         return load_recipe(self.path / "config.yaml")
 

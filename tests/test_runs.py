@@ -321,6 +321,12 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
+def test_a_run_that_stopped_before_its_student_says_what_goes_on(tmp_path: Path, finished_run: RunFolder) -> None:
+    shutil.copytree(finished_run.path / "teacher", tmp_path / "teacher")
+    with pytest.raises(RunError, match=r"has only its teacher so far: give its `sfkd train` command again"):
+        load_run(tmp_path)
+
+
 def test_only_timm_models_are_saved_for_timm(tmp_path: Path, recipe: RecipeOf) -> None:
     model = Backbone(torch.nn.Sequential(torch.nn.Flatten()), layers=["0"], input_size=(1, 1, 2))
     with pytest.raises(RunError, match="Sequential is no timm model"):
