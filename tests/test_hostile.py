@@ -24,6 +24,7 @@ from helpers import CONVNEXT, quietly
 from messages import UserError
 from pictures import Pictures
 from PIL import Image
+from plotly.offline import get_plotlyjs
 from recipes import Recipes, Wish
 from runs_root import RunsRoot
 from safetensors.torch import save_file
@@ -38,6 +39,7 @@ from sfkd.precompute import TeacherCache, teacher_cache
 from sfkd.runs import RunError, RunFolder
 from sfkd.study import load_study
 from sfkd.transforms import DataError
+from sfkd_viz.report import write_report
 
 _MEMORY = 300  # MiB that a refusal may take; the bombs unfold to 4 GiB
 _ZEROS = 2**32
@@ -187,8 +189,14 @@ def copied(finished_run: RunFolder, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run.path, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-@pytest.mark.parametrize("place", ["student/model.safetensors", "distiller.safetensors", "checkpoint.safetensors"])
+@pytest.mark.parametrize(
+    ("place", "payload"),
+    [
+        *(("student/model.safetensors", payload) for payload in PAYLOADS),
+        *(("distiller.safetensors", payload) for payload in CODE),  # which the same function reads
+        *(("checkpoint.safetensors", payload) for payload in CODE),
+    ],
+)
 def test_weights_that_are_none(copied: Path, sentinel: Path, place: str, payload: str, recipe_of_run: Recipe) -> None:
     """Of a model, a run's distiller, a run that would go on."""
     (copied / place).write_bytes(made(payload, sentinel))
@@ -380,6 +388,14 @@ def test_an_analysis_that_is_none(
         sfkd_viz.load_analysis(analysis)
 
 
+def test_script_in_the_names_of_an_analysis_is_text_in_its_report(analysis: Path, tmp_path: Path) -> None:
+    script = "<img src=x onerror=window.pwned=1>"
+    text = analysis.read_text(encoding="utf-8").replace('"convnext_atto"', f'"{script}"')
+    analysis.write_text(text.replace('"layers.0"', f'"layers.0{script}"'), encoding="utf-8")
+    page = write_report(sfkd_viz.load_analysis(analysis), tmp_path / "report.html", title=script)
+    assert "<img" not in page.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
+
+
 # -- recipes ----------------------------------------------------------------------------------------------------------
 
 _LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -393,7 +409,7 @@ TEXTS = {
     "merges": _MERGES,
     "cycle": "out: &a [*a]",
     "merged cycle": "&a {<<: *a}",
-    "nested": "out: " + "[" * 5000,
+    "nested": "out: " + "[" * 1500,
     "date": "out: 2020-99-99",
     "number": "out: !!int many",
     "digits": "out: 1" + "0" * 5000,
@@ -508,6 +524,12 @@ def saved(form: str, side: int = 40, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def _many_frames() -> bytes:
+    whole = saved("GIF")
+    frames = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
+    return whole[:frames] + whole[frames:-1] * 10_000 + b";"
+
+
 def _text_bomb() -> bytes:
     """Compressed text in a PNG: 64 MiB of it."""
     text = b"Comment\0\0" + zlib.compress(bytes(2**26))
@@ -551,7 +573,7 @@ def test_pictures_that_are_none(tmp_path: Path, content: Callable[[], bytes], me
     "content",
     [
         lambda: png(40, 20, zlib.compress(bytes(2**28), 1)),
-        lambda: saved("GIF", save_all=True, append_images=[Image.new("L", (40, 20), i % 250) for i in range(10_000)]),
+        _many_frames,
         lambda: saved("PNG") + b"<script>alert(1)</script>",
         lambda: saved("JPEG") + zipped_bomb(Path()),
         lambda: saved("JPEG", comment=b"<script>alert(1)</script>"),
