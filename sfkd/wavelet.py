@@ -99,6 +99,7 @@ def _wavelet(name: str) -> pywt.Wavelet:
     return pywt.Wavelet(name)
 
 
+@torch.compiler.assume_constant_result
 def max_levels(shape: tuple[int, int], wavelet: str = "haar", mode: Mode = "symmetric") -> int:
     """Most levels that a grid `(H, W)` bears: no band under 2×2, and no side shorter than the filter (our choice).
 
@@ -211,13 +212,21 @@ class _HaarSynthesis(torch.autograd.Function):
         rows, columns = a.shape[-2:]
         x = a.new_empty(*a.shape[:-2], 2 * rows, 2 * columns)
         for row, left, right in ((0, a + h, v + d), (1, a - h, v - d)):
-            torch.add(left, right, out=x[..., row::2, 0::2])
-            torch.sub(left, right, out=x[..., row::2, 1::2])
+            _write(torch.add, left, right, x[..., row::2, 0::2])
+            _write(torch.sub, left, right, x[..., row::2, 1::2])
         return x.mul_(0.5)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return _HaarAnalysis.apply(gradient)
+
+
+def _write(operation: Callable[..., Tensor], a: Tensor, b: Tensor, view: Tensor) -> None:
+    """`operation(a, b)` into a view; `torch.compile` refuses `out=` that is not contiguous, and needs it not."""
+    if torch.compiler.is_compiling():
+        view.copy_(operation(a, b))
+    else:
+        operation(a, b, out=view)
 
 
 def _haar_levels(x: Tensor, levels: int, mode: Mode) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:

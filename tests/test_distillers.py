@@ -650,3 +650,24 @@ def test_bare_modules_and_other_classes_are_refused(tiny: Tiny, images: Tensor) 
     teacher.model.reset_classifier(7)
     with pytest.raises(ValueError, match=r"got 10 \(student\) and 7 \(teacher\)"):
         create_distiller("kd", student=tiny("swin"), teacher=teacher)(images, TARGETS)
+
+
+SPECIAL: list[dict[str, Any]] = [
+    {"spectrum": "amplitude", "mask": "band", "sigma": (0.1, 0.3)},
+    {"spectrum": "log", "mask": "high"},
+    {"spectral_loss": "infonce", "ds2s": "light"},
+    {"spectral_loss": "mse", "weighting": "uncertainty", "ds2s": "off"},
+]
+
+
+@pytest.mark.parametrize(("method", "options"), [*((m, {}) for m in METHODS), *(("sfkd", o) for o in SPECIAL)])
+def test_a_compiler_takes_the_whole_step(tiny: Tiny, images: Tensor, method: str, options: dict[str, Any]) -> None:
+    """Without one graph break, which `fullgraph` refuses, to the same loss."""
+    plain, compiled = (build(tiny, method, **options).train() for _ in range(2))
+    torch.compiler.reset()
+    torch.manual_seed(1)  # of stochastic depth
+    found = torch.compile(compiled, backend="eager", fullgraph=True)(images, TARGETS, INDEX)
+    found.loss.backward()
+    torch.manual_seed(1)
+    torch.testing.assert_close(found.loss, plain(images, TARGETS, INDEX).loss, rtol=1e-4, atol=1e-4)
+    assert any(p.grad is not None for p in compiled.student.parameters())

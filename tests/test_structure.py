@@ -13,7 +13,7 @@ SOURCES = sorted(path for folder in ("sfkd", "sfkd_viz", "app") for path in (ROO
 
 # Low to high. A module imports what stands on a lower line; inside a folder of modules they may meet.
 ORDER = [
-    {"_checks", "_distributed", "_random", "mixer"},
+    {"_checks", "_constants", "_distributed", "_random", "mixer"},
     {"wavelet"},
     {"fourier"},
     {"refine", "features"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,9 +13,6 @@ from torch.nn import functional as F
 from sfkd.features import Backbone, Output
 
 UNLABELLED = -1
-
-
-_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Result(NamedTuple):
@@ -35,14 +32,15 @@ class Result(NamedTuple):
     weights: dict[str, Tensor]
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Term:
     """One distillation term: its weight in the loss, its value, and where it has them its values and target ratios by
     layer (see `Result`)."""
 
     weight: float | Tensor
     value: Tensor
-    layers: Mapping[str, Tensor] = _NOTHING
-    target_ratios: Mapping[str, Tensor] = _NOTHING
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    target_ratios: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Distiller(nn.Module):

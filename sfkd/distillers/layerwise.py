@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Layerwise(KD):
         plain = super().terms(student, teacher, targets, index)
         weight = self.feature_weight * self.ramp
         features = self.feature_terms(student, teacher).items()
-        return plain | {name: term._replace(weight=weight * term.weight) for name, term in features}
+        return plain | {name: replace(term, weight=weight * term.weight) for name, term in features}
 
 
 def over_layers(

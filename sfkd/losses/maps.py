@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sfkd._checks import as_real_maps, one_of, same_shape
+from sfkd._constants import constant
 from sfkd.fourier import MaskKind, gaussian_mask, hermitian_weights
 from sfkd.losses._inputs import full, none_of
 from sfkd.wavelet import SubBands, float32_island
@@ -248,7 +248,7 @@ class _FilteredEnergy(torch.autograd.Function):
         return filtered * (2 * gradient), None
 
 
-@lru_cache(maxsize=128)
+@constant
 def _kernels(
     shape: tuple[int, int],
     sigma: float | tuple[float, float],
@@ -290,7 +290,7 @@ def _circulant(spectrum: Tensor) -> Tensor:
     return kernel[(index[:, None] - index[None, :]) % len(spectrum)]
 
 
-@lru_cache(maxsize=128)
+@constant
 def _spectral_weights(
     shape: tuple[int, int],
     sigma: float | tuple[float, float],
