@@ -58,7 +58,7 @@ reliability: $(VENV)/.installed-test ## try every input again for the table of d
 	PYTHONPATH=tests $(RUN) benchmarks/reliability.py
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/; opens offline
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 lint: $(VENV)/.installed-test ## check style and types
 	$(RUN) -m ruff check .

@@ -115,7 +115,7 @@ def page(costs: dict[tuple[str, str], Cost], loading: float) -> str:
             hours.append(f"| {name} | {card_name} | " + " | ".join(cells) + " |")
     return f"""# At paper scale
 
-Nobody has trained the recipes of `configs/` with this code: there was no GPU. This page reckons what they would take.
+Nobody has trained these recipes with this code: there was no GPU. This page reckons what they would take.
 `make scale` (`benchmarks/scale.py`) counts one step of each on the CPU and writes it.
 
 ## Counted

@@ -56,7 +56,7 @@ def train(recipe: Recipe, *, progress: bool = True, say: Say = print, stop: Stop
         is not there or does not fit. TrainingDiverged: a loss or the weights became NaN or infinite, or the target moves.
         TrainingStopped: `stop` said so.
     """
-    recipe = _sized(recipe)
+    recipe = _written_out(recipe)
     nested = [part for part in (recipe.teacher_recipe(), recipe.baseline_recipe()) if part is not None]
     if nested:  # a mistake in the student or the method shows before hours of training the teacher, not after
         teacher = build_model(recipe.teacher, recipe) if recipe.teacher is not None else None
@@ -85,18 +85,21 @@ def images_a_step(recipe: Recipe, processes: int) -> int:
     return recipe.schedule.batch_size * recipe.schedule.accumulate * processes
 
 
-def _sized(recipe: Recipe) -> Recipe:
-    """The recipe with the number of training images, where the method has an option for it and the recipe is silent.
+def _written_out(recipe: Recipe) -> Recipe:
+    """The recipe with every option of its method, as it goes into config.yaml.
 
-    Written into config.yaml with the rest, so that a run folder opens without its data.
+    A run stays what it was when a later version has other defaults, and opens without its data: the number of training
+    images is written where the method has an option for it.
     """
     method = recipe.method
-    if "num_samples" not in distiller_options(method.name) or method.options.get("num_samples") is not None:
-        return recipe
-    dataset = create_dataset(recipe.data, "train")
-    if is_stream(dataset):
-        raise RunError(f"{method.name} finds samples by their number, which {recipe.data.name} does not have.")
-    options = method.options | {"num_samples": len(dataset)}
+    options = distiller_options(method.name) | method.options
+    if "label_smoothing" not in method.options:
+        del options["label_smoothing"]  # the schedule's
+    if "num_samples" in options and options["num_samples"] is None:
+        dataset = create_dataset(recipe.data, "train")
+        if is_stream(dataset):
+            raise RunError(f"{method.name} finds samples by their number, which {recipe.data.name} does not have.")
+        options["num_samples"] = len(dataset)
     return dataclasses.replace(recipe, method=dataclasses.replace(method, options=options))
 
 

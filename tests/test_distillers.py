@@ -326,7 +326,8 @@ def test_a_collapsed_target_is_impossible(tiny: Tiny, images: Tensor) -> None:
 
 @pytest.mark.parametrize("method", LAYERWISE)
 def test_ramps_scale_the_feature_terms_with_progress(tiny: Tiny, images: Tensor, method: str) -> None:
-    distiller = build(tiny, method, warmup=0.2, decay=0.4).eval()
+    weight = "hint_weight" if method == "fitnet" else "feature_weight"
+    distiller = build(tiny, method, warmup=0.2, decay=0.4, kd_weight=1.0, **{weight: 1.0}).eval()
     weights = []
     for progress in (0.0, 0.05, 0.2, 0.5, 0.6, 0.7, 1.0):
         distiller.progress = progress
@@ -470,8 +471,9 @@ def test_pca_is_fitted_to_the_teachers_maps_and_saved(tiny: Tiny, images: Tensor
 
 def test_uncertainty_weights(tiny: Tiny, images: Tensor) -> None:
     """L = λ Σ (exp(−s) L + s), so dL/ds = λ (1 − exp(−s) L); and no weight decay pulls s to 0."""
-    distiller = build(tiny, "sfkd", weighting="uncertainty", feature_weight=0.3).eval()
-    fixed = build(tiny, "sfkd", feature_weight=0.3).eval()(images, TARGETS)
+    weighed = {"feature_weight": 0.3, "kd_weight": 1.0}
+    distiller = build(tiny, "sfkd", weighting="uncertainty", **weighed).eval()
+    fixed = build(tiny, "sfkd", **weighed).eval()(images, TARGETS)
     start = distiller(images, TARGETS)
     torch.testing.assert_close(start.loss, fixed.loss)
     assert start.parts["uncertainty"] == 0
@@ -585,7 +587,7 @@ def test_options_of_sfkd_wait_for_nothing(tiny: Tiny, images: Tensor, options: d
 
 
 def test_registry() -> None:
-    assert distiller_options("kd") == {"kd_weight": 1.0, "temperature": 2.0, "ce_weight": 1.0, "label_smoothing": 0.0}
+    assert distiller_options("kd") == {"kd_weight": 4.0, "temperature": 2.0, "ce_weight": 1.0, "label_smoothing": 0.0}
     with pytest.raises(ValueError, match=r"'kd' is registered already \(KD\)"):
         register("kd", Distiller)
 

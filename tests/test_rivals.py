@@ -375,7 +375,7 @@ def test_options_are_those_of_the_class_before_those_of_its_parents(monkeypatch:
             super().__init__(student, teacher)
 
     monkeypatch.setattr(distillers, "_REGISTRY", {"mine": Mine, "closed": Closed})
-    expected = {"temperature": 9.0, "kd_weight": 1.0, "ce_weight": 1.0, "label_smoothing": 0.0}
+    expected = {"temperature": 9.0, "kd_weight": 4.0, "ce_weight": 1.0, "label_smoothing": 0.0}
     assert distiller_options("mine") == expected
     assert distiller_options("closed") == {"mine": 1}
 
