@@ -11,6 +11,9 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 
+# what other versions warn of is shown; only with the pins is a warning an error
+PYTEST = ("python", "-m", "pytest", "-W", "default")
+
 nox.options.sessions = ["lowest"]
 nox.options.default_venv_backend = "uv"  # which also fetches Pythons that are not here
 
@@ -19,11 +22,11 @@ nox.options.default_venv_backend = "uv"  # which also fetches Pythons that are n
 def lowest(session: nox.Session) -> None:
     """Every direct requirement at the lowest version that its range admits and the others allow."""
     session.install("--resolution", "lowest-direct", "-e", ".[app,notebooks,test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def newest(session: nox.Session) -> None:
     """What an installation without constraints.txt gets today."""
     session.install("--upgrade", "-e", ".[app,notebooks,test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run(*PYTEST, *session.posargs)

@@ -19,7 +19,7 @@ from sfkd_viz.measures.cka import CKA
 from sfkd_viz.measures.spectrum import Spectrum, radial_spectrum
 from sfkd_viz.measures.subbands import BandEnergy
 from sfkd_viz.measures.transfer import Transfer, transfer_of
-from sfkd_viz.walk import FORWARD, Walk
+from sfkd_viz.walk import Walk, at_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,7 +272,7 @@ def _on_samples(
     if "ablation" in wanted:
         from sfkd_viz.measures.ablate import band_ablation
 
-        parts = list(zip(images.split(FORWARD), targets.split(FORWARD), strict=True))
+        parts = list(zip(images.split(at_once(images)), targets.split(at_once(images)), strict=True))
         teacher = models["teacher"]
         found["ablation"] = {
             role: replace(
