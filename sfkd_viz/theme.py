@@ -191,6 +191,29 @@ def titled(fig: go.Figure, title: str, note: str, height: int) -> go.Figure:
     return fig
 
 
+def log_axis(drawn: np.ndarray) -> dict[str, Any]:
+    """A logarithmic axis for positive numbers whose every tick can be read alone: powers of ten, and 2 and 5 between few.
+
+    Plotly would write a lone 2 or 5 and leave the power to a tick that may lie outside.
+
+    Examples:
+        >>> log_axis(np.array([0.03, 0.4]))["ticktext"]
+        ['0.01', '0.02', '0.05', '0.1', '0.2', '0.5', '1']
+        >>> log_axis(np.array([1e-7, 1.0]))["ticktext"][::3]
+        ['10<sup>−7</sup>', '10<sup>−4</sup>', '10<sup>−1</sup>']
+    """
+    low, high = np.log10(drawn.min()), np.log10(drawn.max())
+    digits = (1, 2, 5) if high - low <= 2 else (1,)
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1, max(1, round((high - low) / 8)))
+    ticks = [(digit, power) for power in powers for digit in digits if digit == 1 or power < np.ceil(high)]
+    values = [digit * 10.0**power for digit, power in ticks]
+    if powers[0] >= -2 and powers[-1] <= 3:
+        words = [f"{value:g}" for value in values]
+    else:
+        words = [f"{digit}·10<sup>{power}</sup>".removeprefix("1·").replace("-", "−") for digit, power in ticks]
+    return {"type": "log", "tickvals": values, "ticktext": words}
+
+
 def panels(
     rows: int, columns: int, titles: Sequence[str], *, horizontal: float = 0.05, vertical: float = 0.12
 ) -> go.Figure:

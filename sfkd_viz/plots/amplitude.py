@@ -46,13 +46,15 @@ def plot_relative_amplitude(
             hovertemplate="%{x:.2f}π: %{y:.3f}<extra>" + name + "</extra>",
         )
         fig.add_trace(line, 1, 1)
+    slopes = np.diff(measured.high) if len(measured) > 1 else np.zeros(1)
     high = go.Scatter(
         x=measured.depth.astype(np.float32),
         y=measured.high.astype(np.float32),
         name="highest frequency",
         mode="lines+markers" + ("+text" if len(measured) <= 6 else ""),
         text=list(measured),
-        textposition="top center",
+        # on the side that the line leaves free
+        textposition=["top left" if slope > 0 else "top right" for slope in (*slopes, slopes[-1])][: len(measured)],
         cliponaxis=False,
         line={"color": theme.PALETTE[4], "width": 1.5},
         marker={"color": colours, "size": 9},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sfkd_viz import theme
@@ -63,7 +64,9 @@ def plot_ds2s(
             gain = measured.gain[stage]
             _bar(fig, gain, word, colour, 1, in_legend=False, text=[_signed(g) for g in gain.values()])
     fig.update_yaxes(type="log", row=2)
-    fig.update_yaxes(dtick="D2", exponentformat="power", row=2, col=3)
+    errors = np.array([value for error in measured.error.values() for value in error.values()])
+    if errors.min() > 0:
+        fig.update_yaxes(theme.log_axis(errors), row=2, col=3)
     target = measured.stages["target"]
     state = "trained" if measured.trained else "untrained: the identity"
     levels = f"{target.levels} of {target.asked_levels} levels fit" if target.levels < target.asked_levels else ""

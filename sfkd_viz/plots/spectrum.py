@@ -116,9 +116,7 @@ def plot_radial_spectrum(
         fig.add_vline(x=_nyquist(profile), line={"color": stroke["color"], "width": 1, "dash": "dot"})
     word = "share of energy in the ring" if quantity == "share" else "mean power per coefficient"
     fig.update_xaxes(title_text=_AXIS[unit])
-    drawn = np.concatenate([trace.y for trace in fig.data])
-    decades = np.log10(drawn.max() / drawn.min())
-    fig.update_yaxes(title_text=word, type="log", exponentformat="power", dtick=1 if decades > 2 else "D2")
+    fig.update_yaxes(theme.log_axis(np.concatenate([trace.y for trace in fig.data])), title_text=word)
     note = "Rings are one cycle/image wide. Dotted: Nyquist of each grid; beyond it only the corners of the plane."
     return theme.titled(fig, "Radial energy spectrum", note, 440)
 

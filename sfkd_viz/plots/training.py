@@ -47,16 +47,11 @@ def plot_training(run: Any) -> go.Figure:
         fig.add_trace(_line(measured, (kind, role, column), stroke, of_role=of_role), row + 1, place + 1)
     for i, kind in enumerate(kinds):
         row, place = divmod(i, 2)
-        values = [measured.runs[role][column] for k, role, column in drawn if k == kind]
-        positive = all((v[~np.isnan(v)] > 0).all() for v in values)
-        fig.update_yaxes(
-            title_text=_PANELS[kind][1],
-            type="log" if kind in ("loss", "lr") and positive else "linear",
-            exponentformat="power",
-            dtick="D2" if kind == "loss" and positive else None,
-            row=row + 1,
-            col=place + 1,
-        )
+        values = np.concatenate([measured.runs[role][column] for k, role, column in drawn if k == kind])
+        values = values[~np.isnan(values)]
+        logarithmic = kind in ("loss", "lr") and len(values) and (values > 0).all()
+        axis = theme.log_axis(values) if logarithmic else {"type": "linear"}
+        fig.update_yaxes(axis, title_text=_PANELS[kind][1], row=row + 1, col=place + 1)
         if i + 2 >= len(kinds):  # nothing below
             fig.update_xaxes(title_text="epoch", row=row + 1, col=place + 1)
     states = [f"{WORDS[role]}: {measured.written(role)} of {measured.epochs[role]} epochs" for role in measured.runs]
