@@ -256,7 +256,7 @@ def _analyze(teacher: Backbone, student: Backbone, images: list[Tensor]) -> Rati
             for model in (teacher, student):
                 model.model(some)
 
-    return ratio(ours, floor, seconds=60, least=5)
+    return ratio(ours, floor, seconds=60, least=3)
 
 
 def _cka() -> Ratio:

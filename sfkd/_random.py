@@ -33,5 +33,5 @@ def seed_device(device: torch.device, *numbers: int) -> None:
 
 def permutation(count: int, *numbers: int) -> torch.Tensor:
     """A random order of 0 … count − 1 `[count]`, a function of `numbers` alone."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
