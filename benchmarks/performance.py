@@ -271,7 +271,10 @@ def _curves(growth: pd.DataFrame) -> go.Figure:
             fig.update_yaxes(theme.log_axis(rows[unit].clip(lower=0.1).to_numpy()), row=row, col=column)
     for row, text in ((1, "milliseconds"), (2, "MB")):
         fig.update_yaxes(title_text=text, row=row, col=1)
-    note = "Above: time. Below: what backward keeps (terms), or how far the process's peak rises (analyze). Logarithmic; 0.1 MB stands for less."
+    note = (
+        "Above: time. Below: what backward keeps (terms), or how far the process's peak rises (analyze). Logarithmic; 0.1 "
+        "MB stands for less."
+    )
     return theme.titled(fig, "Growth", note, 520).update_layout(width=1400)
 
 

@@ -207,7 +207,9 @@ def log_axis(drawn: np.ndarray) -> dict[str, Any]:
     powers = range(int(np.floor(low)), int(np.ceil(high)) + 1, max(1, round((high - low) / 8)))
     ticks = [(digit, power) for power in powers for digit in digits if digit == 1 or power < np.ceil(high)]
     values = [digit * 10.0**power for digit, power in ticks]
-    if powers[0] >= -2 and powers[-1] <= 3:
+    if sum(drawn.min() <= value <= drawn.max() for value in values) < 2:
+        return {"type": "log"}  # a narrow range, in which plotly's own are whole numbers
+    if powers[0] >= -2 and powers[-1] <= 4:
         words = [f"{value:g}" for value in values]
     else:
         words = [f"{digit}·10<sup>{power}</sup>".removeprefix("1·").replace("-", "−") for digit, power in ticks]

@@ -42,8 +42,11 @@ def written(tmp_path: Path, recipe_values: Callable[..., dict[str, Any]]) -> Cal
 
 
 def step(folder: Path) -> int:
-    """Steps behind the last checkpoint, 0 without one; a checkpoint can be read at any moment."""
-    checkpoint = RunFolder(folder).load_checkpoint()
+    """Steps behind the last checkpoint, 0 without one; there is one whole checkpoint at any moment."""
+    try:
+        checkpoint = RunFolder(folder).load_checkpoint()
+    except RuntimeError:  # safetensors opens a file twice; another one has come into its place meanwhile
+        checkpoint = RunFolder(folder).load_checkpoint()
     return 0 if checkpoint is None else 4 * checkpoint.epoch + checkpoint.step
 
 
