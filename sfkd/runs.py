@@ -169,14 +169,16 @@ class RunFolder:
         if target.path.resolve() == self.path.resolve():
             raise RunError(f"{self.path} would be exported onto itself: choose another destination.")
         target.path.mkdir(parents=True, exist_ok=True)
+        # contents alone: safetensors writes files that only their owner may read
         for name in _EXPORTED:
             if (self.path / name).is_file():
-                shutil.copyfile(self.path / name, target.path / name)
-        # contents alone: safetensors writes files that only their owner may read
-        shutil.copytree(self.student, target.student, dirs_exist_ok=True, copy_function=shutil.copyfile)
+                with written_beside(target.path / name) as beside:
+                    shutil.copyfile(self.path / name, beside)
         for role in ("teacher", "baseline"):
             if nested := self.nested(role):
                 nested.export(target.path / role)
+        with written_beside(target.student) as beside:  # last, since it makes the run a finished one
+            shutil.copytree(self.student, beside, copy_function=shutil.copyfile)
         return target
 
 
@@ -191,7 +193,7 @@ def save_model(model: Backbone, folder: Path, data: Data) -> None:
     expected = {"input_size": data.input_size, "mean": mean, "std": std, "crop_pct": data.crop_pct}
     inner.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors knows no other
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _written_beside(folder) as beside:
+    with written_beside(folder) as beside:
         save_for_hf(inner, str(beside), safe_serialization=True, data_config=expected)
 
 
@@ -199,18 +201,23 @@ def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str,
     """Atomic `safetensors` file."""
     from safetensors.torch import save_file
 
-    with _written_beside(path) as beside:
+    with written_beside(path) as beside:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: readers see the old text or the new, never half of it."""
-    with _written_beside(path) as beside:
+    with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when all is written; on an error what was there stays.
+
+    Raises:
+        RunError: it could not be written.
+    """
     from safetensors import SafetensorError
 
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")

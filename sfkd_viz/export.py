@@ -43,7 +43,7 @@ def save_figure(fig: go.Figure, path: str | Path, *, dpi: float = 192) -> Path:
     if not dpi > 0:
         raise ValueError(f"save_figure expects dpi > 0, got {dpi!r}.")
     if suffix == ".html":
-        path.write_text(fig.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+        path.write_text(fig.to_html(include_plotlyjs=True, full_html=True, div_id="figure"), encoding="utf-8")
     elif suffix == ".csv":
         figure_data(fig).to_csv(path, index=False)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import zipfile
 import zlib
 from importlib import import_module
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfkd.runs import write_atomically
+from sfkd.runs import write_atomically, written_beside
 
 if TYPE_CHECKING:
     from sfkd_viz.analysis import Analysis
@@ -44,13 +43,8 @@ def save(analysis: Analysis, path: str | Path) -> Path:
     plain = {"format": _FORMAT, "version": _VERSION, "analysis": _plain(analysis, arrays, {}, "")}
     base = _base(path)
     base.parent.mkdir(parents=True, exist_ok=True)
-    beside = base.with_name(f".{base.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        beside.replace(_with(base, ".npz"))
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(_with(base, ".npz")) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     write_atomically(_with(base, ".json"), json.dumps(plain, indent=1, allow_nan=False) + "\n")
     return _with(base, ".json")
 

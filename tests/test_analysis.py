@@ -319,6 +319,18 @@ def test_saved_and_loaded_it_is_the_same(analysis: Analysis, tmp_path: Path) -> 
     assert json.loads(written.read_text(encoding="utf-8"))["format"] == "sfkd analysis"
 
 
+def test_measured_again_it_is_the_same_file_and_the_same_figure(
+    models: dict[str, Backbone], analysis: Analysis, tmp_path: Path
+) -> None:
+    """To the byte."""
+    for name, found in (("one", analysis), ("two", measure(models))):
+        found.save(tmp_path / name)
+        assert found.transfer is not None
+        sfkd_viz.save_figure(sfkd_viz.plot_transfer(found.transfer), tmp_path / f"{name}.html")
+    for suffix in (".json", ".npz", ".html"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
 def test_infinite_and_missing_numbers_survive(models: dict[str, Backbone], tmp_path: Path) -> None:
     few = measure(models, max_images=40)
     assert few.transfer is not None

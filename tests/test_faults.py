@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from helpers import CONVNEXT, assert_same_weights, quietly, weights
 from safetensors.torch import load_file, save_file
 
 import sfkd.train
+from sfkd.cli import main
 from sfkd.config import Recipe
 from sfkd.features import WeightsError
 from sfkd.runs import RunFolder, save_safetensors
@@ -123,3 +125,51 @@ def test_a_kill_inside_saving_leaves_a_whole_checkpoint(half: Recipe, monkeypatc
             save_safetensors(folder.checkpoint, {"x": torch.zeros(2)})
     assert folder.checkpoint.read_bytes() == before
     assert quietly(half).finished
+
+
+# -- places where nothing can be written ------------------------------------------------------------------------------
+
+COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
+    "train": lambda recipe, run, place: ["train", recipe, f"out={place}", "--quiet"],
+    "export": lambda recipe, run, place: ["export", run, place],
+    "analyze": lambda recipe, run, place: ["analyze", run, "--out", place, "--images", 8, "--quiet"],
+}
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_cannot_be_written_is_one_line(
+    command: str, half: Recipe, finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of the system that takes no files, and one below a file."""
+    recipe = RunFolder(half.out).path / "config.yaml"
+    (tmp_path / "file").write_text("")
+    for place in (Path("/proc/nowhere"), tmp_path / "file" / "below"):
+        assert main([str(word) for word in COMMANDS[command](recipe, finished_run.path, place)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(place) in line, line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_fills_leaves_nothing_half_written(
+    command: str, half: Recipe, finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, recipe = tmp_path / "place", RunFolder(half.out).path / "config.yaml"
+    words = [str(word) for word in COMMANDS[command](recipe, finished_run.path, place)]
+    with largest_file(4096):
+        assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "could not be written" in line, line
+    assert not RunFolder(place).finished
+    assert main(words) == 0  # once there is room again
