@@ -27,12 +27,12 @@ def memory(address: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("visitors", "seconds"), [(3, 8), pytest.param(32, 300, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    ("visitors", "seconds"), [(3, 8), pytest.param(32, 300, marks=[pytest.mark.long, pytest.mark.timeout(2400)])]
 )
 def test_visitors_get_what_they_ask_for_and_memory_comes_back(tmp_path, visitors, seconds):
-    """Afterwards the app holds at most a tenth more than when its caches were first full."""
+    """The same walks again add at most a tenth to the memory: the first fill the caches, which have a limit."""
     with running(tmp_path) as address:
-        assert visit(address, visitors=visitors, seconds=max(seconds / 5, 8))["errors"] == 0
+        assert visit(address, visitors=visitors, seconds=seconds)["errors"] == 0
         before = memory(address)
         found = visit(address, visitors=visitors, seconds=seconds)
         after = memory(address)
