@@ -61,9 +61,9 @@ class RunsRoot:
 
 
 def _end(path: Path) -> Path:
-    """Where a path leads; of a link that leads to itself, nowhere."""
+    """Where a path leads; of a link that leads to itself or to nothing, nowhere."""
     try:
-        return path.resolve()
+        return path.resolve(strict=path.is_symlink())  # Python 3.13 raises at a loop only where it is strict
     except (OSError, RuntimeError):
         return Path()
 
