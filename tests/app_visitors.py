@@ -1,4 +1,4 @@
-"""Sixteen visitors at once, each on a walk of its own through the views, speaking as the page does; every answer is checked.
+"""Many visitors at once, each on a walk of its own through the views, speaking as the page does; every answer is checked.
 
 What a visitor gets must be what it asked for: the address that comes back, the picture and the pair in every figure, and for
 one answer in eight every number, against the same view drawn in this process.

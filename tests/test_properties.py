@@ -37,8 +37,8 @@ SPECTRA: list[Spectrum] = ["complex", "amplitude", "log"]
 TYPES = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int32])
 SEEDS = st.integers(0, 2**16)
 
-settings.register_profile("sfkd", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("sfkd")
+# of this module alone: a profile would be that of every other test too
+tried = settings(deadline=None, max_examples=60, derandomize=True)
 
 
 def maps(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -48,6 +48,7 @@ def maps(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 # -- transforms -------------------------------------------------------------------------------------------------------
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), WAVELETS, st.integers(0, 5), st.sampled_from(MODES), TYPES)
 def test_any_map_comes_back(shape: tuple[int, int], wavelet: str, levels: int, mode: Mode, dtype: torch.dtype) -> None:
     x = maps(2, *shape, seed=levels, dtype=dtype)
@@ -57,6 +58,7 @@ def test_any_map_comes_back(shape: tuple[int, int], wavelet: str, levels: int, m
     torch.testing.assert_close(reconstruct(bands), x.to(exact), rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-4)
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), WAVELETS, st.sampled_from(MODES), st.floats(-3, 3), SEEDS)
 def test_the_transform_is_linear(shape: tuple[int, int], wavelet: str, mode: Mode, scale: float, seed: int) -> None:
     x, y = maps(*shape, seed=seed), maps(*shape, seed=seed + 1)
@@ -65,6 +67,7 @@ def test_the_transform_is_linear(shape: tuple[int, int], wavelet: str, mode: Mod
         torch.testing.assert_close(c, a + scale * b, rtol=0, atol=1e-10)
 
 
+@tried
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 2), SEEDS)
 def test_haar_keeps_energy_where_sizes_divide(rows: int, columns: int, levels: int, seed: int) -> None:
     side = 2**levels
@@ -74,6 +77,7 @@ def test_haar_keeps_energy_where_sizes_divide(rows: int, columns: int, levels: i
     assert energy == pytest.approx(float(x.square().sum()))
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), SEEDS)
 def test_a_crop_keeps_the_mean_and_has_no_more_energy(
     shape: tuple[int, int], target: tuple[int, int], seed: int
@@ -89,6 +93,7 @@ def test_a_crop_keeps_the_mean_and_has_no_more_energy(
     torch.testing.assert_close(fourier_crop(fourier_crop(x, small), odd), fourier_crop(x, odd), rtol=0, atol=1e-9)
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), SEEDS)
 def test_a_common_grid_is_the_smaller_and_keeps_constants(
     one: tuple[int, int], other: tuple[int, int], seed: int
@@ -99,6 +104,7 @@ def test_a_common_grid_is_the_smaller_and_keeps_constants(
     assert torch.equal(b, torch.full_like(b, 2.0))
 
 
+@tried
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(1, 7), SEEDS)
 def test_tokens_are_a_map_row_by_row(rows: int, columns: int, prefix: int, channels: int, seed: int) -> None:
     tokens = maps(2, prefix + rows * columns, channels, seed=seed)
@@ -109,6 +115,7 @@ def test_tokens_are_a_map_row_by_row(rows: int, columns: int, prefix: int, chann
 # -- spectra, masks, losses -------------------------------------------------------------------------------------------
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), SEEDS)
 def test_no_energy_is_lost_in_a_spectrum_or_its_rings(shape: tuple[int, int], seed: int) -> None:
     x = maps(*shape, seed=seed)
@@ -118,6 +125,7 @@ def test_no_energy_is_lost_in_a_spectrum_or_its_rings(shape: tuple[int, int], se
     assert float((rings.power * rings.coefficients).sum()) == pytest.approx(float(power.sum()))
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), SIGMAS, st.floats(1.01, 4.0))
 def test_masks_are_shares_that_grow_with_sigma_and_add_up(shape: tuple[int, int], sigma: float, more: float) -> None:
     double = {"dtype": torch.float64}
@@ -132,6 +140,7 @@ def test_masks_are_shares_that_grow_with_sigma_and_add_up(shape: tuple[int, int]
     torch.testing.assert_close(wider - low, band)
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), SIGMAS, st.sampled_from(["low", "high"]), st.sampled_from(SPECTRA), SEEDS)
 def test_the_frequency_loss_is_a_distance(
     shape: tuple[int, int], sigma: float, mask: str, spectrum: Spectrum, seed: int
@@ -149,6 +158,7 @@ def test_the_frequency_loss_is_a_distance(
     assert float(gaussian_frequency_loss(*moved, **options)) == pytest.approx(loss)  # type: ignore[arg-type]
 
 
+@tried
 @given(st.tuples(st.integers(4, 20), st.integers(4, 20)), WAVELETS, st.integers(0, 3), SEEDS)
 def test_the_band_loss_is_zero_for_equals_alone(shape: tuple[int, int], wavelet: str, levels: int, seed: int) -> None:
     x, y = (decompose(maps(2, 3, *shape, seed=s), wavelet, levels) for s in (seed, seed + 1))
@@ -159,6 +169,7 @@ def test_the_band_loss_is_zero_for_equals_alone(shape: tuple[int, int], wavelet:
 # -- measures ---------------------------------------------------------------------------------------------------------
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), WAVELETS, st.integers(0, 4), TYPES, SEEDS)
 def test_shares_of_bands_are_shares(
     shape: tuple[int, int], wavelet: str, levels: int, dtype: torch.dtype, seed: int
@@ -170,6 +181,7 @@ def test_shares_of_bands_are_shares(
     assert sum(shares) == pytest.approx(1)
 
 
+@tried
 @given(st.tuples(SIDES, SIDES), SIGMAS, SEEDS)
 def test_a_filter_keeps_a_share_and_its_two_halves_are_the_map(shape: tuple[int, int], sigma: float, seed: int) -> None:
     x = maps(*shape, seed=seed)
@@ -181,7 +193,7 @@ def test_a_filter_keeps_a_share_and_its_two_halves_are_the_map(shape: tuple[int,
     np.testing.assert_allclose(found.kept + found.removed, x, atol=1e-5)
 
 
-@settings(max_examples=25)
+@settings(tried, max_examples=25)
 @given(st.integers(4, 40), st.integers(1, 6), st.integers(2, 9), st.floats(0.1, 10), SEEDS)
 def test_alignment_does_not_see_rotation_scale_or_order(
     images: int, channels: int, side: int, scale: float, seed: int
@@ -216,6 +228,7 @@ RECIPES = st.fixed_dictionaries(
 )
 
 
+@tried
 @given(RECIPES)
 def test_a_recipe_comes_back_from_its_file(values: dict[str, object]) -> None:
     recipe = parse_recipe(values)
