@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from memory import share_memory_of_threads
+
 _RECIPES = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -57,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    share_memory_of_threads()
     from messages import UserError
     from microscope import Microscope
     from runs_root import RunsRoot
