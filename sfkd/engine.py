@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sfkd.batches import Batch
 from sfkd.config import Recipe
 from sfkd.distillers import Distiller, Result
-from sfkd.features import Backbone, WeightsError, load_weights
+from sfkd.features import Backbone
 from sfkd.runs import RunError
+from sfkd.weights import WeightsError, load_weights
 
 Plain = dict[str, Any]
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sfkd.config import Method, Model, Recipe, dump_recipe
 from sfkd.distillers import Distiller, create_distiller
-from sfkd.features import Backbone, Normalization, load_weights, read_safetensors
+from sfkd.features import Backbone, Normalization
 from sfkd.runs import RunError, RunFolder, save_model, write_atomically
 from sfkd.transforms import eval_transform
+from sfkd.weights import load_weights, read_safetensors
 
 DEMO = Path(__file__).parent / "demo"
 

@@ -29,7 +29,8 @@ import yaml
 from torch import Tensor
 
 from sfkd.config import Data, Recipe, dump_recipe, load_recipe
-from sfkd.features import Backbone, WeightsError, read_safetensors
+from sfkd.features import Backbone
+from sfkd.weights import WeightsError, read_safetensors
 
 _EXPORTED = ("config.yaml", "distiller.safetensors", "metrics.csv", "environment.json", "README.md")
 _PACKAGES = ("torch", "torchvision", "timm", "ptwt", "PyWavelets", "accelerate", "numpy")

@@ -3,7 +3,10 @@
 import contextlib
 import shutil
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import psutil
@@ -44,6 +47,31 @@ def test_visitors_get_what_they_ask_for_and_memory_comes_back(tmp_path, visitors
     assert found["errors"] == 0, found["first"]
     assert found["answers"] >= visitors
     assert after <= growth * before
+
+
+_EIGHT_THREADS = """
+import ctypes, threading
+from memory import share_memory_of_threads
+
+share_memory_of_threads()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+threads = [threading.Thread(target=lambda: (libc.malloc(1000), together.wait())) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
+def test_threads_share_two_arenas():
+    app = Path(__file__).parent.parent / "app"
+    done = subprocess.run([sys.executable, "-c", _EIGHT_THREADS], cwd=app, capture_output=True, text=True, check=True)
+    assert done.stdout.count("<heap nr=") == 2, done.stdout
 
 
 def test_slow_visitors_hold_nobody_up(tmp_path):

@@ -20,7 +20,7 @@ from settings import ALL_BANDS, BUNDLED, VIEWS, Settings, bands
 from views import SHOW, Drawn
 from work import Stopped, Work
 
-import sfkd.features
+import sfkd.weights
 import sfkd_viz
 
 SMALL = "timm|test_resnet.r160_in1k|test_vit.r160_in1k|random"
@@ -229,7 +229,7 @@ def test_two_timm_names_with_random_weights(engine):
 
 
 def test_missing_weights_are_told_apart_and_links_fetch_none(engine, monkeypatch):
-    monkeypatch.setattr(sfkd.features, "_resolves", lambda host: False)
+    monkeypatch.setattr(sfkd.weights, "_resolves", lambda host: False)
     key = "timm|resnet18|test_vit.r160_in1k|pretrained"
     with pytest.raises(UserError, match="A link does not fetch weights"):
         engine.describe(key)
@@ -273,7 +273,7 @@ def test_an_analysis_beside_a_run_is_shown_and_read_again_when_it_changes(finish
     before = engine.show(settings, Work())
     opened = sfkd.load_run(run.path)
     images = [(np.random.default_rng(i).normal(size=(32, 1, 32, 32)).astype("f4"), np.zeros(32)) for i in range(4)]
-    batches = [tuple(sfkd.features.torch.from_numpy(a) for a in batch) for batch in images]
+    batches = [tuple(torch.from_numpy(a) for a in batch) for batch in images]
     found = sfkd_viz.analyze(opened.teacher, opened.student, batches, opened.baseline, progress=False)
     found.save(run.path / "analysis" / "analysis")
     after = engine.show(settings, Work())

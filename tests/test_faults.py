@@ -18,9 +18,9 @@ from helpers import CONVNEXT, assert_same_weights, quietly, weights
 from safetensors.torch import load_file, save_file
 
 import sfkd.train
+from sfkd import WeightsError
 from sfkd.cli import main
 from sfkd.config import Recipe
-from sfkd.features import WeightsError
 from sfkd.runs import RunFolder, save_safetensors
 
 RecipeOf = Callable[..., Recipe]

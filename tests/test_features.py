@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import sfkd.features
+import sfkd.weights
 from sfkd import Backbone, WeightsError, tokens_to_map
 from sfkd.features import Normalization, captured
 
@@ -368,7 +368,7 @@ def test_missing_weights_fail_at_once_without_a_network(
         attempts.append(address)
         raise OSError("the network was asked")
 
-    monkeypatch.setattr(sfkd.features, "_resolves", lambda host: False)
+    monkeypatch.setattr(sfkd.weights, "_resolves", lambda host: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", refused)

@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in ("sfkd", "sfkd_viz", "app") for path in (ROO
 # Low to high. A module imports what stands on a lower line; inside a folder of modules they may meet.
 ORDER = [
     {"_checks", "_constants", "_distributed", "_random", "mixer"},
-    {"wavelet"},
+    {"wavelet", "weights"},
     {"fourier"},
     {"refine", "features"},
     {"losses", "align"},
@@ -54,7 +54,7 @@ NETWORK = {
 TELEMETRY = {"sentry_sdk", "posthog", "segment", "analytics", "opentelemetry", "wandb", "mlflow", "comet_ml", "neptune"}
 PICKLE = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # the one place that asks timm for weights looks first whether there is a network, so as not to wait for one
-NETWORK_ALLOWED = {"sfkd.features": {"socket", "urllib.request", "huggingface_hub"}}
+NETWORK_ALLOWED = {"sfkd.weights": {"socket", "urllib.request", "huggingface_hub"}}
 UNPICKLING = {("torch", "load"), ("torch", "package"), ("np", "load"), ("numpy", "load"), ("pd", "read_pickle")}
 
 
@@ -166,7 +166,7 @@ def test_a_planted_mistake_is_found(module: str, source: str) -> None:
     [
         ("sfkd.losses", "from sfkd.wavelet import SubBands"),
         ("sfkd.distillers.kd", "from sfkd.distillers.base import Distiller"),
-        ("sfkd.features", "import socket"),
+        ("sfkd.weights", "import socket"),
         ("sfkd_viz.plots.spectrum", "from sfkd_viz.measures.spectrum import spectrum\nimport plotly"),
         ("app.ui", "import gradio as gr\nfrom app import engine"),
     ],
