@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -205,13 +206,14 @@ def pair_layers(student: list[str], teacher: list[str]) -> list[tuple[str, str]]
 
 
 def choose_pairs(
-    student: list[str], teacher: list[str], layers: Sequence[Sequence[str]] | None
+    student: list[str], teacher: list[str], layers: Sequence[Sequence[str]] | Literal["last"] | None
 ) -> list[tuple[str, str]]:
     """The layer pairs that an option `layers` names, `pair_layers` of all where it is None.
 
     Args:
         student, teacher: names of the captured layers.
-        layers: pairs [student layer, teacher layer]; a layer of the student may stand in one of them only.
+        layers: pairs [student layer, teacher layer]; a layer of the student may stand in one of them only. "last" pairs
+            the last of both alone.
 
     Raises:
         ValueError: what is no such list, or a layer that is not captured, with those that are.
@@ -222,12 +224,14 @@ def choose_pairs(
     """
     if layers is None:
         return pair_layers(student, teacher)
+    if layers == "last":
+        return pair_layers(student, teacher)[-1:]
     listed = layers if isinstance(layers, (list, tuple)) else []
     pairs = [tuple(map(str, pair)) if isinstance(pair, (list, tuple)) else () for pair in listed]
     if not pairs or any(len(pair) != 2 for pair in pairs) or len({pair[0] for pair in pairs}) < len(pairs):
         raise ValueError(
-            "layers expects pairs [student layer, teacher layer], at least one and each layer of the student once, got "
-            f"{layers!r}: the student has {', '.join(student)}, the teacher {', '.join(teacher)}."
+            "layers expects pairs [student layer, teacher layer], at least one and each layer of the student once, or "
+            f"'last', got {layers!r}: the student has {', '.join(student)}, the teacher {', '.join(teacher)}."
         )
     for own, others in pairs:
         for role, name, captured in (("student", own, student), ("teacher", others, teacher)):

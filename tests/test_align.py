@@ -216,6 +216,7 @@ def test_chosen_pairs_are_taken_in_their_order() -> None:
     pairs = choose_pairs(["a", "b", "c"], ["x", "y"], [["c", "x"], ("a", "x")])
     assert pairs == [("c", "x"), ("a", "x")]
     assert choose_pairs(["a", "b"], ["x", "y"], None) == pair_layers(["a", "b"], ["x", "y"])
+    assert choose_pairs(["a", "b"], ["x", "y", "z"], "last") == [("b", "z")]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,7 @@ def test_chosen_pairs_are_taken_in_their_order() -> None:
         ([["a", "x"], ["a", "y"]], "each layer of the student once"),
         (5, "expects pairs .* got 5"),
         ([5], "expects pairs"),
+        ("first", "or 'last', got 'first'"),
         (["ax"], "expects pairs .*the student has a, b, the teacher x, y"),
         ([["a", "x", "y"]], "expects pairs"),
     ],

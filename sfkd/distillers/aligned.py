@@ -37,7 +37,7 @@ class Aligned(Layerwise):
         teacher: Backbone | None = None,
         *,
         feature_weight: float = 1.0,
-        width: int = 128,
+        width: int = 64,
         reduction: Reduction = "orthogonal",
         **options: Any,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Layerwise(KD):
     Args:
         feature_weight: weight of the feature terms.
         layers: pairs [student layer, teacher layer] among the captured layers; None pairs all of the student's by
-            relative depth (`sfkd.pair_layers`).
+            relative depth (`sfkd.pair_layers`), "last" the last of both alone.
         warmup, decay: shares of the training in which the weight of the feature terms rises from 0, and falls to 0. 0
             leaves a ramp out.
         **options: those of `kd`.
@@ -38,7 +38,7 @@ class Layerwise(KD):
         teacher: Backbone | None,
         feature_weight: float,
         *,
-        layers: Sequence[Sequence[str]] | None = None,
+        layers: Sequence[Sequence[str]] | Literal["last"] | None = None,
         warmup: float = 0.0,
         decay: float = 0.0,
         **options: Any,
