@@ -587,7 +587,7 @@ def test_options_of_sfkd_wait_for_nothing(tiny: Tiny, images: Tensor, options: d
 
 
 def test_registry() -> None:
-    assert distiller_options("kd") == {"kd_weight": 4.0, "temperature": 2.0, "ce_weight": 1.0, "label_smoothing": 0.0}
+    assert distiller_options("kd") == {"kd_weight": 4.0, "temperature": 1.0, "ce_weight": 1.0, "label_smoothing": 0.0}
     with pytest.raises(ValueError, match=r"'kd' is registered already \(KD\)"):
         register("kd", Distiller)
 

@@ -26,7 +26,7 @@ class KD(Distiller):
         teacher: Backbone | None = None,
         *,
         kd_weight: float = 4.0,
-        temperature: float = 2.0,
+        temperature: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, **options)
