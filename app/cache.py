@@ -16,31 +16,33 @@ class Cache(Generic[T]):
 
     Args:
         most: values, or whatever `size` counts. A single value that is larger is handed out and not kept.
-        size: of a value, such as its bytes; default 1.
+        size: of a value, such as its bytes, asked once when it comes; default 1.
     """
 
     def __init__(self, most: int, size: Callable[[T], int] = lambda _: 1) -> None:
         self._most, self._size, self._held = most, size, 0
-        self._values: OrderedDict[Hashable, T] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._making: dict[Hashable, tuple[threading.Lock, int]] = {}
 
     def get(self, key: Hashable) -> T | None:
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
 
     def put(self, key: Hashable, value: T) -> T:
+        size = self._size(value)
         with self._lock:
             if key in self._values:
-                self._held -= self._size(self._values.pop(key))
-            if self._size(value) > self._most:
+                self._held -= self._values.pop(key)[1]
+            if size > self._most:
                 return value
-            self._values[key] = value
-            self._held += self._size(value)
+            self._values[key] = value, size
+            self._held += size
             while self._held > self._most:
-                self._held -= self._size(self._values.popitem(last=False)[1])
+                self._held -= self._values.popitem(last=False)[1][1]
         return value
 
     def get_or(self, key: Hashable, make: Callable[[], T], waiting: Callable[[], None] = lambda: None) -> T:

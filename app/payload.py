@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -12,10 +13,11 @@ from views.base import Drawn
 _HEAD = 44  # px above the panels that stay when the title moves into the page: for their own titles and the legend
 _BREAK = re.compile(r"<br\s*/?>")
 _TAG = re.compile(r"<[^>]+>")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def payload(drawn: Drawn, settings: Settings, query: str, label: str) -> str:
-    """JSON of a figure.
+    """JSON of a figure, in ASCII.
 
     Keys: `data`, `layout` (without template and title), `full` (title and upper margin for exports), `title`, `note`,
     `label` (what it is, for those who do not see it), `python`, `name` (of files), `query` (of the page that shows it),
@@ -28,7 +30,7 @@ def payload(drawn: Drawn, settings: Settings, query: str, label: str) -> str:
     title, note = told(full["title"].get("text") or drawn.name)
     spare = max(full["margin"].get("t", 96) - _HEAD, 0)
     layout |= {"margin": {**full["margin"], "t": _HEAD}, "height": full["height"] - spare}
-    return to_json_plotly(
+    text = to_json_plotly(
         {
             "data": figure["data"],
             "layout": layout,
@@ -42,6 +44,8 @@ def payload(drawn: Drawn, settings: Settings, query: str, label: str) -> str:
             "revision": f"{settings.view}|{settings.pair}|{settings.layer}|{settings.levels}|{settings.band}",
         }
     )
+    # ASCII, for one σ doubles the memory of a string, and sending it as UTF-8 keeps a copy of it inside
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def told(text: str) -> tuple[str, str]:

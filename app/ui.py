@@ -25,6 +25,8 @@ LAUNCH_OPTIONS: dict[str, Any] = {
     # Gradio asks its own page once, for three seconds, and gives up; a busy machine is slower than that
     "_frontend": False,
     "max_file_size": "20mb",
+    # Gradio remembers what each page has shown, half a megabyte, until others come; one that it forgot goes on from anew
+    "state_session_capacity": 256,
     "theme": gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",

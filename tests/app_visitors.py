@@ -98,8 +98,7 @@ class Visitor:
 def visit(address: str, *, visitors: int, seconds: float) -> dict[str, Any]:
     """Let so many visitors walk for so long; counts, seconds and mistakes."""
     client = httpx.Client(base_url=address, timeout=120, limits=httpx.Limits(max_connections=4 * visitors))
-    config = client.get("config").json()
-    draws = {dependency["api_name"]: dependency["id"] for dependency in config["dependencies"]}
+    draws = _events(client)
     engine = Engine(RunsRoot(Path("runs")), "cpu")
     layers = engine.describe("bundled").layers
     people = [Visitor(client, number, draws) for number in range(visitors)]
@@ -120,6 +119,17 @@ def visit(address: str, *, visitors: int, seconds: float) -> dict[str, Any]:
         "p95": times[int(0.95 * (len(times) - 1))],
         "first": [*(error for person in people for error in person.errors), *mixed][:3],
     }
+
+
+def draw(address: str, session: str, settings: Settings) -> dict[str, Any]:
+    """What one page gets that asks for these settings: figures and address."""
+    with httpx.Client(base_url=address, timeout=120) as client:
+        return Visitor(client, 0, _events(client))._draw(session, "", settings)
+
+
+def _events(client: httpx.Client) -> dict[str, int]:
+    """Number of each event of the page by its name."""
+    return {event["api_name"]: event["id"] for event in client.get("config").json()["dependencies"]}
 
 
 def _another(settings: Settings, chance: random.Random, layers: list[str]) -> Settings:

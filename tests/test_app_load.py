@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from app_process import running
-from app_visitors import visit
+from app_visitors import draw, visit
 from engine import Engine
 from messages import UserError
 from runs_root import RunsRoot
@@ -86,6 +86,16 @@ def test_slow_visitors_hold_nobody_up(tmp_path):
                 slow.sendall(b"\r\n")
         assert httpx.get(address, timeout=60).status_code == 200
         assert visit(address, visitors=1, seconds=5)["errors"] == 0
+
+
+def test_a_page_that_gradio_forgot_goes_on(tmp_path):
+    """Its session is made anew, and knows nothing of the pair that the page had opened."""
+    pair = "timm|test_resnet.r160_in1k|test_vit.r160_in1k|random"
+    layer = Engine(RunsRoot(tmp_path), "cpu").describe(pair).layers[-1]
+    with running(tmp_path) as address:
+        found = draw(address, "forgotten", Settings(pair=pair, layer=layer, view="Spectra"))
+    assert found["figures"]
+    assert "layer=blocks.5,layer4" in found["address"]
 
 
 # -- runs that go away ------------------------------------------------------------------------------------------------

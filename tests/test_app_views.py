@@ -184,7 +184,10 @@ def test_progress_is_told_while_it_measures(engine):
 def test_a_payload_leaves_colours_to_the_page_and_keeps_the_title_for_exports():
     figure = go.Figure(go.Scatter(y=np.arange(3.0)))
     figure.update_layout(title_text="Head<br><span style='x'>how <i>to</i><br>read</span>", height=400, margin_t=96)
-    plain = json.loads(payload(Drawn(figure, "code", "name"), Settings(), "sigma=0.1", "label"))
+    text = payload(Drawn(figure, "code", "name"), Settings(), "sigma=0.1", "σ − 𝜎 × label")
+    assert text.isascii()
+    plain = json.loads(text)
+    assert plain["label"] == "σ − 𝜎 × label"
     assert (plain["title"], plain["note"]) == ("Head", "how to read")
     assert "title" not in plain["layout"]
     assert "template" not in plain["layout"]

@@ -30,6 +30,18 @@ def test_the_cache_counts_what_it_is_told_to():
     assert cache.get("d") is None
 
 
+def test_a_value_that_grows_after_it_came_upsets_no_count():
+    cache = Cache(10, len)
+    grown = [1, 2]
+    cache.put("a", grown)
+    grown += range(20)
+    for key in "bcd":
+        cache.put(key, [1, 2, 3])
+    assert cache.get("a") is None
+    cache.put("e", [1, 2, 3, 4])
+    assert [cache.get(key) is not None for key in "bcde"] == [False, True, True, True]
+
+
 def test_a_value_is_made_once_however_many_ask():
     cache, made, go = Cache(4), [], threading.Event()
 
