@@ -7,7 +7,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help app test test-long test-gpu demo notebooks notebooks-run gallery transfer bench-app bench results scale reliability docs lint clean
+.PHONY: help app test test-long test-gpu demo notebooks notebooks-run gallery transfer bench-app bench why results scale reliability docs lint clean
 
 help: ## what there is to make
 	@echo 'make TARGET [PYTHON=python3.12]'
@@ -47,6 +47,9 @@ bench: $(VENV)/.installed-test ## measure speed again, row by row: docs/performa
 	$(RUN) benchmarks/speed.py $(ARGS)
 	test -n "$(ARGS)" || $(RUN) benchmarks/growth.py
 	$(RUN) benchmarks/performance.py
+
+why: $(VENV)/.installed-test ## measure the bands of the students that the benchmark trained
+	$(RUN) benchmarks/why.py $(ARGS)
 
 results: $(VENV)/.installed-test ## make docs/results.md from the tables in benchmarks/results
 	$(RUN) benchmarks/results.py

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import t as student_t
+from why_page import why
 
 from sfkd.runs import write_atomically
 from sfkd.study import load_study
@@ -36,7 +37,7 @@ def main() -> None:
         if (some := grid[grid.regime == regime]).empty:
             continue
         parts += [heading, *_regime(some, regime)]
-    parts += [_ablations(), _tuning(), _published()]
+    parts += [_ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _published()]
     write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
 
 

@@ -1,4 +1,5 @@
-"""Fill benchmarks/results/why.csv: which bands moved under each method, on the students that the grid trained.
+"""Fill benchmarks/results/why.csv: which bands moved under each method and what students lose without them, on the students
+that the grid trained.
 
 make why
 
@@ -22,24 +23,22 @@ from sfkd.config import Model
 from sfkd.loading import build_model, build_teacher
 from sfkd.runs import RunFolder
 from sfkd.study import Run, load_study, runs_of
+from sfkd_viz.analysis import Measure
+from sfkd_viz.measures.ablation import BandAblation
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "results" / "why.csv"
 METHODS = ("kd", "fitnet", "ofa", "gffl", "sfkd")
 COLUMNS = (
-    "pair",
-    "method",
-    "seed",
-    "student_layer",
-    "teacher_layer",
-    "band",
-    "alone",
-    "movement",
-    "low",
-    "high",
-    "gain",
+    *("pair", "method", "seed", "student_layer", "teacher_layer", "band", "alone", "movement", "low", "high"),
+    *(
+        "without",
+        "without_alone",
+        "gain",
+    ),  # points of top-1: without the band, the student alone without it, of the method
 )
 IMAGES = 2560  # ten blocks
+ABLATED = 512
 
 
 def main() -> None:
@@ -58,26 +57,40 @@ def main() -> None:
 
 
 def _measured(run: Run, alone: Run) -> list[dict[str, str]]:
-    """Movement of every band at the layers that meet, and what the method gained."""
+    """Movement of every band at the layers that meet, what the student's top-1 loses without it, and the method's gain."""
     recipe, folder = run.recipe, RunFolder(run.recipe.out)
     teacher = build_teacher(recipe, folder)
     assert teacher is not None
     student, baseline = (_student(RunFolder(r.recipe.out)) for r in (run, alone))
     batches = EvaluationBatches(recipe, device=torch.device("cpu"))
-    found = sfkd_viz.analyze(
-        teacher, student, batches, baseline, measures=["transfer"], max_images=IMAGES, progress=False
-    ).transfer
+    measures: list[Measure] = ["transfer", "ablation"]
+    analysis = sfkd_viz.analyze(
+        teacher, student, batches, baseline, measures=measures, max_images=IMAGES, samples=ABLATED, progress=False
+    )
+    found = analysis.transfer
     assert found is not None
+    lost = [_losses(analysis.ablation[role]) for role in ("student", "baseline")]
     gain = folder.metrics()[-1]["top1"] - RunFolder(alone.recipe.out).metrics()[-1]["top1"]
     rows = []
     for own, others in pair_layers(student.layer_names, teacher.layer_names):
         at = found.alone.rows.index(others), found.alone.columns.index(own)
         for number, band in enumerate(found.alone.bands):
             values = (x[(number, *at)] for x in (found.alone.by_band, found.values, found.joint_low, found.joint_high))
-            numbers = [f"{v:.5f}" if np.isfinite(v) else "" for v in values]
+            losses = (of_model.get((own, band), np.nan) for of_model in lost)
+            numbers = [f"{v:.5f}" if np.isfinite(v) else "" for v in (*values, *losses)]
             named = (run.pair, run.method, str(run.seed), own, others, band)
             rows.append(dict(zip(COLUMNS, (*named, *numbers, f"{gain:.2f}"), strict=True)))
     return rows
+
+
+def _losses(found: BandAblation) -> dict[tuple[str, str], float]:
+    """(layer, band) → change of top-1 where it is taken away."""
+    changes = found.top1_change
+    return {
+        (layer, band): float(changes[row, column])
+        for row, layer in enumerate(found.layers)
+        for column, band in enumerate(found.bands)
+    }
 
 
 def _student(folder: RunFolder) -> Backbone:
