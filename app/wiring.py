@@ -171,10 +171,10 @@ class Wiring:
         while task is not None and not task.done(_TICK):
             yield {self.page.progress: so_far(task.work.words, task.work.share)}
             task = desk.task(visitor, ticket)
-        if task is not None:
-            yield self._done(task)
-        elif not desk.busy(visitor):
-            yield {self.page.progress: None}
+        found = self.nothing if task is None else self._done(task)
+        if found is self.nothing and not desk.busy(visitor):
+            found = {self.page.progress: None}  # what was said last may have come to the page after the stop did
+        yield found
 
     def average(self, request: gr.Request, *values: Any) -> Updates:
         """Look at the first samples, all at once."""

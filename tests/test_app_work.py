@@ -1,10 +1,16 @@
 """The cache that visitors share, and their computations."""
 
 import threading
+import time
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from cache import Cache
 from messages import UserError
+from microscope import Microscope
+from runs_root import RunsRoot
+from wiring import Wiring
 from work import Desk, Stopped, Work
 
 
@@ -171,3 +177,34 @@ def test_the_wait_for_a_turn_can_be_stopped():
 def test_a_mistake_of_ours_is_told_in_words():
     with pytest.raises(UserError, match="the terminal that runs the app"):
         Desk().begin("ada", lambda _: {}["missing"]).result()
+
+
+def test_the_progress_of_what_was_stopped_is_taken_away_last(tmp_path):
+    """What `follow` said before the stop may reach the page after the stop's own answer."""
+    microscope = Microscope(RunsRoot(tmp_path), tmp_path)
+    wiring = Wiring(microscope, MagicMock())
+    visitor = SimpleNamespace(session_hash="visitor")
+
+    def long(work):
+        work.at("Halfway", 0.5)
+        while True:
+            work.go_on()
+            time.sleep(0.01)
+
+    task = microscope.desk.begin("visitor", long)
+    said = wiring.follow(task.ticket, visitor)
+    assert next(said) is wiring.nothing
+    assert "Halfway" in str(next(said)[wiring.page.progress])
+    wiring.stop(visitor)
+    assert list(said)[-1] == {wiring.page.progress: None}
+
+
+def test_a_stopped_computation_leaves_the_progress_of_the_next(tmp_path):
+    microscope, go = Microscope(RunsRoot(tmp_path), tmp_path), threading.Event()
+    wiring = Wiring(microscope, MagicMock())
+    first = microscope.desk.begin("visitor", lambda work: go.wait(30))
+    said = wiring.follow(first.ticket, SimpleNamespace(session_hash="visitor"))
+    next(said)
+    microscope.desk.begin("visitor", lambda work: go.wait(30))
+    assert {wiring.page.progress: None} not in list(said)
+    go.set()
