@@ -86,7 +86,7 @@ def test_list_names_distillers_and_options(capsys: pytest.CaptureFixture[str]) -
     assert main(["list"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(lines)[:4] == ["none", "kd", "fitnet", "sfkd"]
-    assert "temperature=2.0" in lines["kd"]
+    assert "temperature=1.0" in lines["kd"]
     assert "wavelet='haar'" in lines["sfkd"]
 
 
