@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -16,7 +17,5 @@ def share_memory_of_threads() -> None:
     buffers; both are kept: of what 32 visitors left behind, two thirds belonged to nobody.
     """
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _ARENAS)
-    except (OSError, AttributeError):
-        return  # another C library

@@ -4,7 +4,7 @@ that the grid trained.
 make why
 
 Needs the run folders of the grid (`sfkd benchmark configs/benchmark/short.yaml`), which are not committed. Resumable: a
-run's rows are written when they are measured. `make results` draws docs/why.md from the table.
+run's rows are written when they are measured. `make results` draws a part of docs/results.md from the table.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ from sfkd_viz.measures.ablation import BandAblation
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "results" / "why.csv"
 METHODS = ("kd", "fitnet", "ofa", "gffl", "sfkd")
+# without, without_alone: change of top-1, points, where the band is taken from the student, and from the one trained alone
 COLUMNS = (
     *("pair", "method", "seed", "student_layer", "teacher_layer", "band", "alone", "movement", "low", "high"),
-    *(
-        "without",
-        "without_alone",
-        "gain",
-    ),  # points of top-1: without the band, the student alone without it, of the method
+    *("without", "without_alone", "gain"),
 )
 IMAGES = 2560  # ten blocks
 ABLATED = 512

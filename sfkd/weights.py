@@ -21,6 +21,17 @@ class WeightsError(OSError):
 
 
 def create_model(name: str, *, pretrained: bool, num_classes: int | None, **kwargs: Any) -> nn.Module:
+    """A model by its timm name, `hf-hub:…` or `local-dir:…`; what timm cannot build, and weights that cannot be had, in one
+    line.
+
+    Args:
+        pretrained: download weights; those of `local-dir:` are always read.
+        num_classes: of the head; None leaves it as it is.
+        **kwargs: of `timm.create_model`.
+
+    Raises:
+        ValueError: an unknown name or option. WeightsError: weights that are missing, foreign, or no safetensors.
+    """
     import timm
 
     import sfkd.mixer  # noqa: F401  # a name of its own in timm's registry
