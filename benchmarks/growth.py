@@ -81,6 +81,7 @@ def _terms(*, side: int = 32, channels: int = 64, levels: int = 2, batch: int = 
         Layer("student", channels, (side, side), 4.0),
         Layer("teacher", channels, (side, side), 4.0),
         width=channels,
+        normalized=False,
         wavelet="haar",
         levels=levels,
         mode="symmetric",

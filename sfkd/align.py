@@ -140,13 +140,15 @@ class TeacherTarget(nn.Module):
 
 
 class StudentProjection(nn.Sequential):
-    """A trainable 1×1 convolution to the target's width, then normalisation per image.
+    """A trainable 1×1 convolution to the target's width; where `normalized`, then normalisation of each image.
 
     No batch statistics, so that one process and many compute the same.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(1, width))
+    def __init__(self, channels: int, width: int, *, normalized: bool = False) -> None:
+        super().__init__(nn.Conv2d(channels, width, 1, bias=not normalized))
+        if normalized:
+            self.append(nn.GroupNorm(1, width))
 
 
 class AlignedPair(nn.Module):
@@ -155,12 +157,13 @@ class AlignedPair(nn.Module):
     Args:
         student_channels, teacher_channels: of the two maps.
         width: most channels in which they are compared.
+        normalized: whether the student's maps are normalised after their projection.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, width: int) -> None:
+    def __init__(self, student_channels: int, teacher_channels: int, width: int, *, normalized: bool = False) -> None:
         super().__init__()
         self.target = TeacherTarget(teacher_channels, width)
-        self.project = StudentProjection(student_channels, self.target.channels)
+        self.project = StudentProjection(student_channels, self.target.channels, normalized=normalized)
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Maps `[B, C, H, W]` of both, `[B, d, h, w]` on the smaller grid."""

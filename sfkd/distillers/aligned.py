@@ -28,6 +28,8 @@ class Aligned(Layerwise):
         width: most channels in which maps are compared; wider teachers are projected.
         reduction: how: "orthogonal", a seeded random projection with orthonormal rows; "pca", the principal components
             of the standardised maps of 32 batches, which `fit` computes before the first step.
+        normalized: whether each image of the student is normalised after its projection (GroupNorm, one group). It costs
+            accuracy (`docs/results.md`): the mean and the scale of an image are then no longer the student's to learn.
         **options: `layers`, `warmup`, `decay` and those of `kd`.
     """
 
@@ -39,10 +41,12 @@ class Aligned(Layerwise):
         feature_weight: float = 1.0,
         width: int = 64,
         reduction: Reduction = "orthogonal",
+        normalized: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, feature_weight, **options)
         self.width, self.reduction = width, one_of("reduction", reduction, get_args(Reduction))
+        self.normalized = normalized
         if reduction == "pca" and any(t.channels > width for _, t in self.matched):
             self.fit_batches = PCA_BATCHES
 
@@ -86,7 +90,9 @@ class AlignedMaps(Aligned):
 
     def __init__(self, student: Backbone, teacher: Backbone | None = None, **options: Any) -> None:
         super().__init__(student, teacher, **options)
-        self.aligned = nn.ModuleList(AlignedPair(s.channels, t.channels, self.width) for s, t in self.matched)
+        self.aligned = nn.ModuleList(
+            AlignedPair(s.channels, t.channels, self.width, normalized=self.normalized) for s, t in self.matched
+        )
 
     @property
     def alignments(self) -> Iterable[AlignedPair]:

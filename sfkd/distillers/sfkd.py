@@ -42,9 +42,18 @@ class SpatialFrequencyLayer(AlignedPair):
     """Alignment and refinement of one layer pair. Nothing on the teacher's side is trainable."""
 
     def __init__(
-        self, student: Layer, teacher: Layer, *, width: int, wavelet: str, levels: int, mode: Mode, ds2s: Variant
+        self,
+        student: Layer,
+        teacher: Layer,
+        *,
+        width: int,
+        normalized: bool,
+        wavelet: str,
+        levels: int,
+        mode: Mode,
+        ds2s: Variant,
     ) -> None:
-        super().__init__(student.channels, teacher.channels, width)
+        super().__init__(student.channels, teacher.channels, width, normalized=normalized)
         grid = (min(student.grid[0], teacher.grid[0]), min(student.grid[1], teacher.grid[1]))
         self.wavelet, self.mode = wavelet, mode
         self.levels = min(levels, max_levels(grid, wavelet, mode))
@@ -74,7 +83,7 @@ class SFKD(Aligned):
         sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
-        **options: `feature_weight`, `width`, `reduction`, `layers`, `warmup`, `decay` and those of `kd`.
+        **options: `feature_weight`, `width`, `reduction`, `normalized`, `layers`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -97,7 +106,16 @@ class SFKD(Aligned):
         super().__init__(student, teacher, **options)
         self.asked_levels, self.wavelet, self.mode = levels, wavelet, mode
         self.spatial_frequency = nn.ModuleList(
-            SpatialFrequencyLayer(s, t, width=self.width, wavelet=wavelet, levels=levels, mode=mode, ds2s=ds2s)
+            SpatialFrequencyLayer(
+                s,
+                t,
+                width=self.width,
+                normalized=self.normalized,
+                wavelet=wavelet,
+                levels=levels,
+                mode=mode,
+                ds2s=ds2s,
+            )
             for s, t in self.matched
         )
         if band_weights is not None:
