@@ -85,7 +85,7 @@ def test_training_between_architectures(tiny: Tiny, images: Tensor, method: str,
     assert bool(own) == (method not in WITHOUT_PARTS)
     optimizer = torch.optim.Adam(trained.values(), lr=2e-3)
     losses = []
-    for _ in range(4):
+    for _ in range(6):
         optimizer.zero_grad()
         result = distiller(images, TARGETS, INDEX)
         assert result.logits.shape == (4, 10)
@@ -543,7 +543,7 @@ def test_a_planted_refiner_of_the_teachers_side_is_seen(tiny: Tiny, images: Tens
     distiller = method(tiny("swin"), tiny("convnext"), ce_weight=0.0, kd_weight=0.0).train()
     optimizer = torch.optim.Adam([p for p in distiller.parameters() if p.requires_grad], lr=0.05)
     ratios = []
-    for _ in range(15):
+    for _ in range(30):
         optimizer.zero_grad()
         result = distiller(images, UNLABELLED)
         result.loss.backward()
