@@ -36,7 +36,7 @@ def main() -> None:
     for regime, heading in REGIMES.items():
         if (some := grid[grid.regime == regime]).empty:
             continue
-        parts += [heading, *_regime(some, regime)]
+        parts += [_with_seeds(heading, some), *_regime(some, regime)]
     parts += [_ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _published()]
     write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
 
@@ -58,11 +58,11 @@ is to be read beside one of a paper."""
 REGIMES = {
     "short": """## A short budget, all labels
 
-Top-1 on the test set after the last epoch, percent, mean ± standard deviation over three seeds; the best of each column is
+Top-1 on the test set after the last epoch, percent, mean ± standard deviation over {seeds}; the best of each column is
 bold, the second in italics.""",
     "few": """## Few labels
 
-The same budget and images, but only 2,000 of them keep their label; all count for the distillation terms.""",
+The same budget and images, but only 2,000 of them keep their label; all count for the distillation terms. {Seeds}.""",
 }
 
 
@@ -76,7 +76,7 @@ def _setting(grid: pd.DataFrame) -> str:
             f"| {pair} | {first.data} | {first.teacher} | {first.student} | {first.top1_teacher:.2f} "
             f"| {_spread(alone)} |"
         )
-    study, pairs = load_study(STUDIES / "short.yaml")
+    _, pairs = load_study(STUDIES / "short.yaml")
     budgets = [
         f"{name}: {s.data.train_samples:,} training images, {s.schedule.epochs} epochs of {s.views} fixed augmented views "
         f"in turn, {s.schedule.optimizer}, batch {s.schedule.batch_size}, lr {s.schedule.lr:g}"
@@ -90,7 +90,7 @@ def _setting(grid: pd.DataFrame) -> str:
         + "\n\n"
         f"{'; '.join(budgets)}. The same for every method, whose weights were tuned alike, six trials each on images held "
         "out from training (below); teachers were trained on all training images that are not held out, and their outputs "
-        f"computed once. {len(study.seeds)} seeds. Runs made at commit {commits}."
+        f"computed once. {_seed_count(short).capitalize()}. Runs made at commit {commits}."
     )
 
 
@@ -126,18 +126,18 @@ def _verdict(table: pd.DataFrame, means: pd.DataFrame, ranks: pd.Series) -> str:
     overall = means.mean(axis=1).sort_values(ascending=False)
     place = list(overall.index).index("sfkd") + 1
     first_two = [pair for pair in means if means[pair].rank(ascending=False)["sfkd"] <= 2]
-    gain, low, high = paired(_seeds(table, "sfkd") - _seeds(table, "kd"))
+    gain = _interval(paired(_seeds(table, "sfkd") - _seeds(table, "kd")))
     rivals = [m for m in overall.index if m not in OURS and m != "none"]
-    over_rival, rival_low, rival_high = paired(_seeds(table, "sfkd") - _seeds(table, rivals[0]))
+    over_rival = _interval(paired(_seeds(table, "sfkd") - _seeds(table, rivals[0])))
     worst = [pair for pair in means if pair not in first_two]
     only_gffl = paired(_seeds(table, "gffl") - _seeds(table, "kd"))[0] if "gffl" in table.index else None
     beside = "" if only_gffl is None else f" `gffl`, its spectral loss alone, is {only_gffl:+.2f} against KD."
     missed = f" It is below second place on {', '.join(worst)}." if worst else ""
     return (
         f"Over all pairs `sfkd` is {_ordinal(place)} of {len(overall)} by mean top-1 (mean rank {ranks['sfkd']:.1f}), and "
-        f"first or second on {len(first_two)} of {means.shape[1]} pairs.{missed} Against tuned KD it is {gain:+.2f} points "
-        f"(95 % interval over paired seeds {low:+.2f} to {high:+.2f}), against the best rival, {rivals[0]}, "
-        f"{over_rival:+.2f} ({rival_low:+.2f} to {rival_high:+.2f}).{beside}"
+        f"first or second on {len(first_two)} of {means.shape[1]} pairs.{missed} Points of top-1 against "
+        f"tuned KD: {gain}; against the best rival, {rivals[0]}: {over_rival}. In brackets the 95 % interval over paired "
+        f"seeds.{beside}"
     )
 
 
@@ -150,11 +150,10 @@ def _differences(table: pd.DataFrame, pairs: Sequence[str], regime: str) -> str:
         best = str(rivals.idxmax())
         cells = []
         for other in ("none", "kd", best):
-            gain, low, high = paired((table.loc["sfkd", pair] - table.loc[other, pair]).to_numpy())
-            cells.append(f"{gain:+.2f} ({low:+.2f} to {high:+.2f})")
+            cells.append(_interval(paired((table.loc["sfkd", pair] - table.loc[other, pair]).to_numpy())))
         lines.append(f"| {pair} | {cells[0]} | {cells[1]} | {best}: {cells[2]} |")
     return (
-        "Differences of `sfkd` with 95 % intervals over paired seeds (Student's t, which with three seeds is wide):\n\n"
+        "Differences of `sfkd` with 95 % intervals over paired seeds (Student's t, wide for so few):\n\n"
         "| pair | to the student alone | to KD | to the best rival |\n|-|-|-|-|\n" + "\n".join(lines)
     )
 
@@ -171,10 +170,9 @@ def _ablations() -> str:
     base = table.loc["as it is"]
     lines, gains = [], {}
     for variant in table.index:
-        gain, low, high = paired(_over_pairs(table.loc[variant] - base))
-        gains[variant] = (gain, low, high)
+        gains[variant] = paired(_over_pairs(table.loc[variant] - base))
         cells = " | ".join(_spread(table.loc[variant, pair]) for pair in pairs)
-        difference = "" if variant == "as it is" else f"{gain:+.2f} ({low:+.2f} to {high:+.2f})"
+        difference = "" if variant == "as it is" else _interval(gains[variant])
         lines.append(f"| {variant} | {cells} | {difference} | {cost[variant]:.2f} | {extra[variant]:,.0f} |")
     save_figure(_ablation_figure(gains), IMAGES / "ablations.png", dpi=130)
     return (
@@ -205,9 +203,9 @@ def _tuning() -> str:
         chosen = ", ".join(f"{name} {best[name]}" for name in varied)
         lines.append(f"| {method} | {len(means)} | {means.min():.2f} … {means.max():.2f} | {chosen} |")
     return (
-        f"## How the weights were chosen\n\nEach method had six trials, with {rows.seed.nunique()} seeds, on two pairs "
-        "(cnn-vit, swin-cnn), scored on 5,000 training images that neither teachers nor students see; the best mean of both "
-        "became its default, on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
+        f"## How the weights were chosen\n\nEach method had six trials, with {_seed_count(rows[rows.method == 'sfkd'])} (KD, "
+        f"on which all build, with {_seed_count(rows[rows.method == 'kd'])}), on two pairs (cnn-vit, swin-cnn), scored on 5,000 "
+        "training images that neither teachers nor students see; the best mean of both became its default, on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
         "| method | trials | held-out top-1 of the trials | chosen |\n|-|-|-|-|\n" + "\n".join(lines)
     )
 
@@ -288,6 +286,11 @@ def paired(differences: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def _interval(of: tuple[float, float, float]) -> str:
+    mean, low, high = of
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" if np.isfinite(low) else f"{mean:+.2f} (one seed)"
+
+
 def _seeds(table: pd.DataFrame, method: str) -> np.ndarray:
     """Mean over pairs for each seed."""
     return _over_pairs(table.loc[method])
@@ -298,12 +301,21 @@ def _over_pairs(values: pd.Series) -> np.ndarray:
 
 
 def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def _placed(text: str, values: pd.Series, method: str) -> str:
     rank = values.rank(ascending=False, method="min")[method]
     return f"**{text}**" if rank == 1 else f"*{text}*" if rank == 2 else text
+
+
+def _seed_count(rows: pd.DataFrame) -> str:
+    n = rows.seed.nunique()
+    return {1: "one seed", 2: "two seeds", 3: "three seeds"}.get(n, f"{n} seeds")
+
+
+def _with_seeds(heading: str, rows: pd.DataFrame) -> str:
+    return heading.format(seeds=_seed_count(rows), Seeds=_seed_count(rows).capitalize())
 
 
 def _ordinal(place: int) -> str:
