@@ -202,10 +202,11 @@ def _tuning() -> str:
         best = json.loads(trials[trials.variant == means.idxmax()].options.iloc[0])
         chosen = ", ".join(f"{name} {best[name]}" for name in varied)
         lines.append(f"| {method} | {len(means)} | {means.min():.2f} … {means.max():.2f} | {chosen} |")
+    of_all, of_kd = (_seed_count(rows[rows.method == method]) for method in ("sfkd", "kd"))
     return (
-        f"## How the weights were chosen\n\nEach method had six trials, with {_seed_count(rows[rows.method == 'sfkd'])} (KD, "
-        f"on which all build, with {_seed_count(rows[rows.method == 'kd'])}), on two pairs (cnn-vit, swin-cnn), scored on 5,000 "
-        "training images that neither teachers nor students see; the best mean of both became its default, on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
+        f"## How the weights were chosen\n\nEach method had six trials, with {of_all} (KD, on which all build, {of_kd}), "
+        "on two pairs (cnn-vit, swin-cnn), scored on 5,000 training images that neither teachers nor students see; the best "
+        "mean of both became its default, on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
         "| method | trials | held-out top-1 of the trials | chosen |\n|-|-|-|-|\n" + "\n".join(lines)
     )
 
