@@ -37,7 +37,7 @@ def main() -> None:
         if (some := grid[grid.regime == regime]).empty:
             continue
         parts += [_with_seeds(heading, some), *_regime(some, regime)]
-    parts += [_ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _published()]
+    parts += [_ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
     write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -208,6 +208,22 @@ def _tuning() -> str:
         "on two pairs (cnn-vit, swin-cnn), scored on 5,000 training images that neither teachers nor students see; the best "
         "mean of both became its default, on every pair. `benchmarks/results/tuning.csv` has every trial.\n\n"
         "| method | trials | held-out top-1 of the trials | chosen |\n|-|-|-|-|\n" + "\n".join(lines)
+    )
+
+
+def _tried() -> str:
+    """What SFKD's trials were drawn from."""
+    rows = pd.read_csv(TABLES / "improving.csv", keep_default_na=False)
+    table = rows.pivot_table(index="variant", columns=["pair", "seed"], values="top1_last", sort=False)
+    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    lines = []
+    for variant in table.index:
+        scores = [table.loc[variant, pair].dropna() for pair in pairs]
+        lines.append(f"| {variant} | " + " | ".join(_spread(values) if len(values) else "" for values in scores) + " |")
+    return (
+        "### What was tried on SFKD before\n\nOn the same held-out images, to find what its six trials should vary "
+        "(`configs/benchmark/improving.yaml`; where nothing else is said the weight of the features is 50 and σ 0.25; "
+        f"{_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n" + "\n".join(lines)
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ import sfkd.benchmark
 from sfkd.benchmark import COLUMNS, Table, benchmark
 from sfkd.cli import main
 from sfkd.config import RecipeError
-from sfkd.distillers import distiller_options
+from sfkd.distillers import distiller_options, list_distillers
 from sfkd.runs import RunFolder
 from sfkd.study import load_study, runs_of
 
@@ -202,6 +204,19 @@ def test_the_studies_of_the_project_can_be_planned(path: Path) -> None:
     study, pairs = load_study(path)
     assert runs_of(study, pairs)
     assert all(pairs.teacher_recipe(name).data.held_out in (None, 5000) for name in pairs.teachers)
+
+
+@pytest.mark.parametrize("method", [name for name in list_distillers() if name != "none"])
+def test_defaults_are_what_tuning_chose(method: str) -> None:
+    """Of every method's trials on held-out images, the one with the best mean over pairs and seeds."""
+    with (ROOT / "benchmarks" / "results" / "tuning.csv").open(newline="", encoding="utf-8") as file:
+        trials = [row for row in csv.DictReader(file) if row["method"] == method]
+    scores = {
+        row["variant"]: [float(r["top1_last"]) for r in trials if r["variant"] == row["variant"]] for row in trials
+    }
+    best = max(scores, key=lambda variant: statistics.mean(scores[variant]))
+    chosen = next(json.loads(row["options"]) for row in trials if row["variant"] == best)
+    assert {name: distiller_options(method)[name] for name in chosen} == chosen
 
 
 def test_a_study_that_is_wrong_names_the_file(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ class FitNet(Layerwise):
     so that it runs on every pair.
 
     Args:
-        hint_weight: weight of the mean over layers. **options: `layers`, `warmup`, `decay` and those of `kd`.
+        hint_weight: weight of the mean over layers; tuned (`docs/results.md`).
+        **options: `layers`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class FitNet(Layerwise):
         student: Backbone,
         teacher: Backbone | None = None,
         *,
-        hint_weight: float = 1.0,
+        hint_weight: float = 100.0,
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, hint_weight, **options)

@@ -21,6 +21,7 @@ class FreeKD(AlignedMaps):
 
     Args:
         wavelet, levels, mode: of `sfkd.decompose`; levels are clamped per layer.
+        feature_weight: tuned (`docs/results.md`).
         **options: those of `AlignedMaps` and `kd`.
     """
 
@@ -34,9 +35,10 @@ class FreeKD(AlignedMaps):
         wavelet: str = "haar",
         levels: int = 3,
         mode: Mode = "symmetric",
+        feature_weight: float = 30.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, teacher, **options)
+        super().__init__(student, teacher, feature_weight=feature_weight, **options)
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
 
     def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:

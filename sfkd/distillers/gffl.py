@@ -20,6 +20,7 @@ class GFFL(AlignedMaps):
 
     Args:
         sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
+        feature_weight: tuned (`docs/results.md`).
         **options: those of `AlignedMaps` and `kd`.
     """
 
@@ -33,9 +34,10 @@ class GFFL(AlignedMaps):
         sigma: Sigma = 0.25,
         mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
+        feature_weight: float = 30.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, teacher, **options)
+        super().__init__(student, teacher, feature_weight=feature_weight, **options)
         self.frequency_losses = frequency_losses(self.pairs, sigma=sigma, mask=mask, spectrum=spectrum)
 
     def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:

@@ -83,7 +83,8 @@ class SFKD(Aligned):
         sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
-        **options: `feature_weight`, `width`, `reduction`, `normalized`, `layers`, `warmup`, `decay` and those of `kd`.
+        feature_weight: of both; tuned, as `ds2s` is (`docs/results.md`).
+        **options: `width`, `reduction`, `normalized`, `layers`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -95,15 +96,16 @@ class SFKD(Aligned):
         levels: int = 2,
         mode: Mode = "symmetric",
         band_weights: Mapping[str, float] | None = None,
-        ds2s: Variant = "full",
+        ds2s: Variant = "light",
         spectral_loss: SpectralLoss = "gffl",
         sigma: Sigma = 0.25,
         mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
         weighting: Weighting = "fixed",
+        feature_weight: float = 50.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, teacher, **options)
+        super().__init__(student, teacher, feature_weight=feature_weight, **options)
         self.asked_levels, self.wavelet, self.mode = levels, wavelet, mode
         self.spatial_frequency = nn.ModuleList(
             SpatialFrequencyLayer(

@@ -20,15 +20,22 @@ class SpectralKD(AlignedMaps):
 
     Args:
         hermitian: weight the half plane to the full one, of `sfkd.losses.spectral_mse_loss`.
+        feature_weight: tuned (`docs/results.md`).
         **options: those of `AlignedMaps` and `kd`.
     """
 
     part = "spectrum"
 
     def __init__(
-        self, student: Backbone, teacher: Backbone | None = None, *, hermitian: bool = False, **options: Any
+        self,
+        student: Backbone,
+        teacher: Backbone | None = None,
+        *,
+        hermitian: bool = False,
+        feature_weight: float = 100.0,
+        **options: Any,
     ) -> None:
-        super().__init__(student, teacher, **options)
+        super().__init__(student, teacher, feature_weight=feature_weight, **options)
         self.hermitian = hermitian
 
     def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
