@@ -52,7 +52,7 @@ class OFA(KD):
         teacher: Backbone | None = None,
         *,
         ofa_weight: float = 1.0,
-        exit_weight: float = 1.0,
+        exit_weight: float = 0.3,
         eps: float = 1.0,
         width: int = 128,
         temperature: float = 1.0,
