@@ -35,7 +35,7 @@ class FreeKD(AlignedMaps):
         wavelet: str = "haar",
         levels: int = 3,
         mode: Mode = "symmetric",
-        feature_weight: float = 30.0,
+        feature_weight: float = 300.0,
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, feature_weight=feature_weight, **options)
