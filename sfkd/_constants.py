@@ -14,7 +14,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Constant(Protocol[T_co]):
     """A function whose results are kept."""
 
-    def __call__(self, *args: Any) -> T_co: ...
+    def __call__(self, *args: Any, **options: Any) -> T_co: ...
 
     def cache_clear(self) -> None: ...
 
@@ -25,8 +25,8 @@ def constant(function: Callable[..., T_co]) -> Constant[T_co]:
 
     @torch.compiler.assume_constant_result
     @functools.wraps(function)
-    def kept(*args: Any) -> T_co:
-        return made(*args)
+    def kept(*args: Any, **options: Any) -> T_co:
+        return made(*args, **options)
 
     kept.cache_clear = made.cache_clear  # type: ignore[attr-defined]
     return cast("Constant[T_co]", kept)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfkd.distillers.aligned import AlignedMaps
 from sfkd.features import Backbone
 from sfkd.fourier import MaskKind
-from sfkd.losses import GaussianFrequencyLoss, Spectrum
+from sfkd.losses import Comparison, GaussianFrequencyLoss, Spectrum
 
 Sigma = float | Sequence[float] | Sequence[Sequence[float]]
 
@@ -19,7 +19,8 @@ class GFFL(AlignedMaps):
     """KD + feature_weight · mean over layers of GFFL: SFKD without wavelets and without DS2S (our ablation).
 
     Args:
-        sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
+        sigma, mask, spectrum, comparison: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each
+            layer pair.
         feature_weight: tuned (`docs/results.md`).
         **options: those of `AlignedMaps` and `kd`.
     """
@@ -34,18 +35,21 @@ class GFFL(AlignedMaps):
         sigma: Sigma = 0.25,
         mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
+        comparison: Comparison = "error",
         feature_weight: float = 30.0,
         **options: Any,
     ) -> None:
         super().__init__(student, teacher, feature_weight=feature_weight, **options)
-        self.frequency_losses = frequency_losses(self.pairs, sigma=sigma, mask=mask, spectrum=spectrum)
+        self.frequency_losses = frequency_losses(
+            self.pairs, sigma=sigma, mask=mask, spectrum=spectrum, comparison=comparison
+        )
 
     def distance(self, student: Tensor, teacher: Tensor, layer: str) -> Tensor:
         return self.frequency_losses[layer](student, teacher)
 
 
 def frequency_losses(
-    pairs: Sequence[tuple[str, str]], *, sigma: Sigma, mask: MaskKind, spectrum: Spectrum
+    pairs: Sequence[tuple[str, str]], *, sigma: Sigma, mask: MaskKind, spectrum: Spectrum, comparison: Comparison
 ) -> dict[str, GaussianFrequencyLoss]:
     """GFFL by student layer. `sigma` is one width (with `mask="band"` one pair) for all, or a list with one for each.
 
@@ -60,6 +64,6 @@ def frequency_losses(
             f"{', '.join(s for s, _ in pairs)}, got {len(widths)}: {sigma!r}."
         )
     return {
-        s: GaussianFrequencyLoss(sigma=width, mask=mask, spectrum=spectrum)
+        s: GaussianFrequencyLoss(sigma=width, mask=mask, spectrum=spectrum, comparison=comparison)
         for (s, _), width in zip(pairs, widths, strict=True)
     }

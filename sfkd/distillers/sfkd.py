@@ -16,7 +16,7 @@ from sfkd.distillers.gffl import Sigma, frequency_losses
 from sfkd.distillers.layerwise import over_layers
 from sfkd.features import Backbone, Layer, Output
 from sfkd.fourier import MaskKind
-from sfkd.losses import Spectrum, band_loss, check_band_weights, hint_loss, infonce_loss
+from sfkd.losses import Comparison, Spectrum, band_loss, check_band_weights, hint_loss, infonce_loss
 from sfkd.refine import DS2S, DS2SStages, Variant
 from sfkd.wavelet import Mode, SubBands, decompose, max_levels, reconstruct
 
@@ -81,6 +81,8 @@ class SFKD(Aligned):
         spectral_loss: what compares the refined maps: "gffl"; "mse", their mean squared difference; "infonce",
             `sfkd.losses.infonce_loss`. The part bears its name. "none" leaves it out.
         sigma, mask, spectrum: of `sfkd.gaussian_frequency_loss`; `sigma` may also be a list with one for each layer pair.
+        comparison: of bands and GFFL: "correlation", `sfkd.losses.correlation_distance`, or "error", squared differences
+            (ours: among unlike models the scale of a coefficient is of less worth than how it varies).
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
         feature_weight: of both; tuned, as `ds2s` is (`docs/results.md`).
@@ -101,6 +103,7 @@ class SFKD(Aligned):
         sigma: Sigma = 0.25,
         mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
+        comparison: Comparison = "correlation",
         weighting: Weighting = "fixed",
         feature_weight: float = 50.0,
         **options: Any,
@@ -124,7 +127,11 @@ class SFKD(Aligned):
             check_band_weights(band_weights, levels)
         self.band_weights = band_weights
         self.spectral_loss = one_of("spectral_loss", spectral_loss, get_args(SpectralLoss))
-        self.frequency_losses = frequency_losses(self.pairs, sigma=sigma, mask=mask, spectrum=spectrum)
+        one_of("comparison", comparison, get_args(Comparison))
+        self.comparison: Comparison = comparison
+        self.frequency_losses = frequency_losses(
+            self.pairs, sigma=sigma, mask=mask, spectrum=spectrum, comparison=comparison
+        )
         one_of("weighting", weighting, get_args(Weighting))
         # a vector, which optimizers of timm leave out of weight decay, and not two scalars, which cannot be sharded
         self.log_variances = nn.Parameter(torch.zeros(2)) if weighting == "uncertainty" else None
@@ -158,7 +165,7 @@ class SFKD(Aligned):
         bands, spectra, ratios = {}, {}, {}
         for layer, view in self.views(student, teacher).items():
             target = self.refine_target(view.target, layer)
-            bands[layer] = band_loss(view.stages.across, target, weights=self.band_weights)
+            bands[layer] = band_loss(view.stages.across, target, weights=self.band_weights, comparison=self.comparison)
             ratios[layer] = target_ratio(target, view.target)
             if self.spectral_loss != "none":
                 whole = view.teacher if target is view.target else reconstruct(target)

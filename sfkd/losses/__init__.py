@@ -7,6 +7,7 @@ and nothing waits for the device.
 
 from sfkd.losses.logits import dist_loss, dkd_loss, kd_loss, ofa_loss
 from sfkd.losses.maps import (
+    Comparison,
     GaussianFrequencyLoss,
     Spectrum,
     band_loss,
@@ -16,14 +17,16 @@ from sfkd.losses.maps import (
     hint_loss,
     spectral_mse_loss,
 )
-from sfkd.losses.relations import contrastive_loss, correlation_loss, infonce_loss, rkd_loss
+from sfkd.losses.relations import contrastive_loss, correlation_distance, correlation_loss, infonce_loss, rkd_loss
 
 __all__ = [
+    "Comparison",
     "GaussianFrequencyLoss",
     "Spectrum",
     "band_loss",
     "check_band_weights",
     "contrastive_loss",
+    "correlation_distance",
     "correlation_loss",
     "detail_band_loss",
     "dist_loss",

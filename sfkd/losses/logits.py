@@ -8,9 +8,7 @@ from torch.nn import functional as F
 
 from sfkd._checks import same_shape
 from sfkd.losses._inputs import full, positive
-
-_PEARSON_EPS = 1e-8  # the published code's
-_FLOOR = 0.01  # least spread of a row that a correlation is divided by, over the row's length
+from sfkd.losses.relations import pearson
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -82,8 +80,8 @@ def dist_loss(student: Tensor, teacher: Tensor, *, beta: float = 2.0, gamma: flo
         True
     """
     student, teacher = (F.softmax(x, dim=1) for x in _softened(student, teacher, tau, "dist_loss", "tau"))
-    inter = 1 - _pearson(student, teacher).mean()
-    intra = 1 - _pearson(student.T, teacher.T).mean()
+    inter = 1 - pearson(student, teacher, dim=1).mean()
+    intra = 1 - pearson(student, teacher, dim=0).mean()
     return (beta * inter + gamma * intra) * tau**2
 
 
@@ -142,14 +140,3 @@ def _decoupled(logits: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
     # in logarithms throughout: 1 − p_y would be 0 where the model is sure
     binary = F.log_softmax(torch.stack([label, rest], dim=1), dim=1)
     return binary, F.log_softmax(others, dim=1).masked_fill(labelled, 0.0)
-
-
-def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation of the rows of two matrices, 0 where a row is constant."""
-    # the gradient grows with one over the spread: without a floor a head that starts at zero would get 10⁷
-    centred_a, centred_b = (x - x.mean(1, keepdim=True) for x in (a, b))
-    spread_a, spread_b = (
-        torch.maximum(torch.linalg.vector_norm(centred, dim=1), _FLOOR * torch.linalg.vector_norm(x, dim=1).detach())
-        for centred, x in ((centred_a, a), (centred_b, b))
-    )
-    return (centred_a * centred_b).sum(1) / (spread_a * spread_b + _PEARSON_EPS)

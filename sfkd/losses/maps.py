@@ -16,9 +16,11 @@ from sfkd._checks import as_real_maps, one_of, same_shape
 from sfkd._constants import constant
 from sfkd.fourier import MaskKind, gaussian_mask, hermitian_weights
 from sfkd.losses._inputs import full, none_of
+from sfkd.losses.relations import correlation_distance
 from sfkd.wavelet import SubBands, float32_island
 
 Spectrum = Literal["complex", "amplitude", "log"]
+Comparison = Literal["error", "correlation"]
 Kernels = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -40,11 +42,13 @@ def band_loss(
     approximation_weight: float = 1.0,
     detail_weight: float = 0.5,
     weights: Mapping[str, float] | None = None,
+    comparison: Comparison = "error",
     eps: float = 1e-2,
 ) -> Tensor:
-    """Weighted relative error of sub-bands: Σ_b w_b · mean_i ‖S_b − T_b‖² / (‖T_b‖² + ε·n_b) over images i.
+    """Weighted distance of sub-bands, Σ_b w_b · d(S_b, T_b).
 
-    n_b is the number of coefficients of the band in an image.
+    "error": d is the relative error mean_i ‖S_b − T_b‖² / (‖T_b‖² + ε·n_b) over images i, with n_b coefficients of the band
+    in an image. "correlation": `correlation_distance`, for which scales and offsets do not count.
 
     Args:
         student, teacher: sub-bands of maps `[B, C, H, W]`, same wavelet, levels and shapes.
@@ -53,11 +57,13 @@ def band_loss(
         weights: w_b by name instead of the two above: a letter of A, H, V, D for that orientation at all levels, or a
             letter and a level, as in "H1", which comes before the letter alone. Bands not named are left out, names of
             levels that are not there are ignored.
+        comparison: d.
         eps: energy per coefficient added below, so that a band that is empty in the teacher does not explode.
 
-    Source: form and weights are our choice (the paper publishes none).
+    Source: forms and weights are our choice (the paper publishes none).
     """
     _same_tree(student, teacher, "band_loss")
+    one_of("comparison", comparison, get_args(Comparison))
     if weights is None:
         each = detail_weight / max(1, 3 * teacher.levels)
         weights = {"A": approximation_weight, "H": each, "V": each, "D": each}
@@ -68,8 +74,14 @@ def band_loss(
         same_shape(s, t, f"band_loss ({name})")
         weight = weights.get(name, weights.get(name[0], 0.0))
         if weight:
-            total = total + weight * (mean_square(s - t) / (mean_square(t) + eps)).mean()
+            by_scale = comparison == "error"
+            distance = _relative_error(s, t, eps) if by_scale else correlation_distance(s, t)
+            total = total + weight * distance
     return total
+
+
+def _relative_error(student: Tensor, teacher: Tensor, eps: float) -> Tensor:
+    return (mean_square(student - teacher) / (mean_square(teacher) + eps)).mean()
 
 
 def check_band_weights(weights: Mapping[str, float], levels: int | None = None) -> None:
@@ -154,8 +166,12 @@ def gaussian_frequency_loss(
     sigma: float | tuple[float, float] = 0.25,
     mask: MaskKind = "low",
     spectrum: Spectrum = "complex",
+    comparison: Comparison = "error",
 ) -> Tensor:
     """GFFL, the Gaussian-filtered Fourier loss: Σ_f G(f)² |Ŝ(f) − T̂(f)|² / Σ_f G(f)², mean over images and channels.
+
+    With comparison "correlation" it is `correlation_distance` of the filtered spectra instead, of complex ones as maps, G
+    applied once to each side.
 
     Ŝ and T̂ are orthonormal real FFTs of the maps; half-plane columns are weighted so that sums run over the full plane.
     With σ → ∞ it becomes the spatial mean squared error (Parseval).
@@ -166,9 +182,10 @@ def gaussian_frequency_loss(
         mask: "low" G, "high" 1 − G, "band" G(σ₂) − G(σ₁).
         spectrum: "complex" compares coefficients, "amplitude" |·|, "log" log(1 + |·|). The last two ignore phase, so a
             circular shift costs nothing; at a coefficient that is exactly zero their gradient is zero.
+        comparison: "error", or "correlation", which takes maps `[B, …, H, W]` of samples.
 
     Source: Gaussian filter on the Fourier side and its low-pass sense are the paper's (arXiv 2607.01906); normalisation,
-    unit, default σ and the complex spectrum are ours.
+    unit, default σ, the complex spectrum and the correlation are ours.
 
     Examples:
         >>> x = torch.randn(2, 3, 8, 8)
@@ -177,37 +194,51 @@ def gaussian_frequency_loss(
     """
     same_shape(student, teacher, "gaussian_frequency_loss")
     one_of("spectrum", spectrum, get_args(Spectrum))
+    one_of("comparison", comparison, get_args(Comparison))
     student, teacher = (as_real_maps(x, "gaussian_frequency_loss") for x in (student, teacher))
     height, width = int(student.shape[-2]), int(student.shape[-1])
     key = tuple(sigma) if isinstance(sigma, (tuple, list)) else sigma
     with float32_island(student):
+        if spectrum == "complex" and comparison == "correlation":
+            filters = _kernels((height, width), key, mask, student.device, student.dtype, squared=False)
+            return correlation_distance(_filtered(student, filters), _filtered(teacher, filters))
         if spectrum == "complex":
-            kernels = _kernels((height, width), key, mask, student.device, student.dtype)
+            kernels = _kernels((height, width), key, mask, student.device, student.dtype, squared=True)
             difference = student - teacher
             return _FilteredEnergy.apply(difference, kernels) * (height * width / difference.numel())
         weights = _spectral_weights((height, width), key, mask, student.device, student.dtype)
         s, t = (_amplitude(torch.fft.rfft2(x, norm="ortho")) for x in (student, teacher))
-        squared = (s - t).square() if spectrum == "amplitude" else (torch.log1p(s) - torch.log1p(t)).square()
-        return (squared * weights).sum((-2, -1)).mean()
+        if spectrum == "log":
+            s, t = torch.log1p(s), torch.log1p(t)
+        if comparison == "correlation":
+            return correlation_distance(s * weights.sqrt(), t * weights.sqrt())
+        return ((s - t).square() * weights).sum((-2, -1)).mean()
 
 
 class GaussianFrequencyLoss(nn.Module):
     """`gaussian_frequency_loss` with its keywords stored."""
 
     def __init__(
-        self, *, sigma: float | tuple[float, float] = 0.25, mask: MaskKind = "low", spectrum: Spectrum = "complex"
+        self,
+        *,
+        sigma: float | tuple[float, float] = 0.25,
+        mask: MaskKind = "low",
+        spectrum: Spectrum = "complex",
+        comparison: Comparison = "error",
     ) -> None:
         super().__init__()
         one_of("spectrum", spectrum, get_args(Spectrum))
+        one_of("comparison", comparison, get_args(Comparison))
         gaussian_mask((1, 1), sigma, mask)  # a wrong sigma shows here, not at the first step
-        self.sigma, self.mask, self.spectrum = sigma, mask, spectrum
+        self.sigma, self.mask, self.spectrum, self.comparison = sigma, mask, spectrum, comparison
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of two maps `[..., H, W]`."""
-        return gaussian_frequency_loss(student, teacher, sigma=self.sigma, mask=self.mask, spectrum=self.spectrum)
+        options: dict[str, Any] = {"spectrum": self.spectrum, "comparison": self.comparison}
+        return gaussian_frequency_loss(student, teacher, sigma=self.sigma, mask=self.mask, **options)
 
     def extra_repr(self) -> str:
-        return f"sigma={self.sigma}, mask={self.mask!r}, spectrum={self.spectrum!r}"
+        return f"sigma={self.sigma}, mask={self.mask!r}, spectrum={self.spectrum!r}, comparison={self.comparison!r}"
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -237,7 +268,7 @@ class _FilteredEnergy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernels: Kernels) -> Tensor:
-        filtered = sum((rows @ (x @ columns) for rows, columns in kernels[1:]), kernels[0][0] @ (x @ kernels[0][1]))
+        filtered = _filtered(x, kernels)
         ctx.save_for_backward(filtered)
         return torch.dot(x.reshape(-1), filtered.reshape(-1))
 
@@ -248,6 +279,10 @@ class _FilteredEnergy(torch.autograd.Function):
         return filtered * (2 * gradient), None
 
 
+def _filtered(x: Tensor, kernels: Kernels) -> Tensor:
+    return sum((rows @ (x @ columns) for rows, columns in kernels[1:]), kernels[0][0] @ (x @ kernels[0][1]))
+
+
 @constant
 def _kernels(
     shape: tuple[int, int],
@@ -255,18 +290,26 @@ def _kernels(
     mask: MaskKind,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    squared: bool,
 ) -> Kernels:
-    """Circulant matrices (P_k, Q_k) of the terms of G² / Σ G²; the coefficient of a term is in its P."""
+    """Circulant matrices (P_k, Q_k) of the terms of G² / Σ G², or of G / Σ G; the coefficient of a term is in its P."""
     with torch.inference_mode(False):
         gaussian_mask(shape, sigma, mask)  # refuses what is no sigma
         first, last = (sigma[0], sigma[-1]) if isinstance(sigma, tuple) else (sigma, sigma)
         # exp(−f² (1/2a² + 1/2b²)) is the product of the Gaussians of widths a and b
-        terms: dict[MaskKind, list[tuple[float, float, float]]] = {
+        of_mask: dict[MaskKind, list[tuple[float, float, float]]] = {
+            "low": [(1.0, last, math.inf)],
+            "high": [(1.0, math.inf, math.inf), (-1.0, last, math.inf)],
+            "band": [(1.0, last, math.inf), (-1.0, first, math.inf)],
+        }
+        of_square: dict[MaskKind, list[tuple[float, float, float]]] = {
             "low": [(1.0, last, last)],
             "high": [(1.0, math.inf, math.inf), (-2.0, last, math.inf), (1.0, last, last)],
             "band": [(1.0, last, last), (-2.0, first, last), (1.0, first, first)],
         }
-        spectra = [(c, _product(shape[0], a, b), _product(shape[1], a, b)) for c, a, b in terms[mask]]
+        terms = (of_square if squared else of_mask)[mask]
+        spectra = [(c, _product(shape[0], a, b), _product(shape[1], a, b)) for c, a, b in terms]
         # on the CPU, so that the check of the sum does not wait for a device
         total = sum(c * float(rows.sum() * columns.sum()) for c, rows, columns in spectra)
         if not total > 0:

@@ -12,6 +12,8 @@ from sfkd._checks import real, same_shape
 from sfkd.losses._inputs import full, none_of, positive
 from sfkd.wavelet import float32_island
 
+_FLOOR = 0.01  # least spread of a row that a correlation is divided by, over the row's length
+_PEARSON_EPS = 1e-8  # of the published code of DIST
 _COINCIDENT = 1e-6  # of the mean distance: two samples closer than this have no direction between them
 
 
@@ -133,6 +135,45 @@ def _directions(x: Tensor) -> Tensor:
     squared = x.square().sum(1, keepdim=True)
     apart = squared != 0  # NaN is apart, and stays
     return torch.where(apart, x * torch.where(apart, squared, 1.0).rsqrt(), 0.0)
+
+
+def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 − Pearson's r, half of it within samples, half across them: scale and offset of either side do not count.
+
+    ½ · mean over samples of 1 − r of their coefficients + ½ · mean over coefficients of 1 − r of the batch's samples (on one
+    process). A row that is constant correlates with nothing: r = 0, as across a batch of one.
+
+    Args:
+        student, teacher: `[B, …]` of equal shape.
+
+    Source: ours, after the two relations of Huang et al. (NeurIPS 2022) between class probabilities.
+
+    Examples:
+        >>> x = torch.randn(4, 3, 8, 8)
+        >>> correlation_distance(2 * x + 1, x).item() < 1e-5
+        True
+    """
+    same_shape(student, teacher, "correlation_distance")
+    if student.ndim < 2 or student.numel() == 0:
+        raise ValueError(f"correlation_distance expects samples [B, …] with coefficients, got {tuple(student.shape)}.")
+    student, teacher = full(student).flatten(1), full(teacher).flatten(1)
+    return 1 - (pearson(student, teacher, dim=1).mean() + pearson(student, teacher, dim=0).mean()) / 2
+
+
+def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
+    """Correlation of two matrices along `dim`, 0 where either is constant.
+
+    Spreads under a hundredth of a row's length are taken as that: the gradient grows with one over the spread, and a head
+    that starts at zero would get 10⁷.
+    """
+    centred_a, centred_b = (x - x.mean(dim, keepdim=True) for x in (a, b))
+    spread_a, spread_b = (
+        torch.maximum(
+            torch.linalg.vector_norm(centred, dim=dim), _FLOOR * torch.linalg.vector_norm(x, dim=dim).detach()
+        )
+        for centred, x in ((centred_a, a), (centred_b, b))
+    )
+    return (centred_a * centred_b).sum(dim) / (spread_a * spread_b + _PEARSON_EPS)
 
 
 def _vectors(student: Tensor, teacher: Tensor, caller: str) -> None:
