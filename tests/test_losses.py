@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfkd import losses
+from sfkd.fourier import gaussian_mask, hermitian_weights
 from sfkd.losses import (
     GaussianFrequencyLoss,
     band_loss,
     check_band_weights,
+    correlation_distance,
     gaussian_frequency_loss,
     hint_loss,
     kd_loss,
@@ -174,6 +176,61 @@ def test_against_the_full_plane_in_numpy(shape: tuple[int, int], mask, sigma, sp
     assert loss.item() == pytest.approx(expected, rel=1e-9)
 
 
+def _one_minus_r(s: np.ndarray, t: np.ndarray) -> float:
+    """Half within samples, half across them, by numpy; a coefficient that does not vary correlates with nothing."""
+    s, t = (x.reshape(len(x), -1) for x in (s, t))
+    varies = s.std(0) > 1e-9
+    within = [np.corrcoef(a, b)[0, 1] for a, b in zip(s, t, strict=True)]
+    across = [np.corrcoef(a, b)[0, 1] for a, b in zip(s.T[varies], t.T[varies], strict=True)]
+    return float(1 - (np.mean(within) + np.sum(across) / len(varies)) / 2)
+
+
+def test_correlation_distance_against_numpy() -> None:
+    s, t = maps(5, 2, 3, 4)
+    assert correlation_distance(s, t).item() == pytest.approx(_one_minus_r(s.numpy(), t.numpy()), abs=1e-7)
+    assert correlation_distance(3 * t - 2, t).item() == pytest.approx(0, abs=1e-7)
+    assert correlation_distance(-t, t).item() == pytest.approx(2, abs=1e-7)
+
+
+def test_correlation_distance_of_what_is_constant() -> None:
+    s, t = maps(1, 3, 4, 4)
+    assert correlation_distance(t, t).item() == pytest.approx(0.5)  # nothing to vary across a batch of one
+    flat = torch.zeros_like(s, requires_grad=True)
+    distance = correlation_distance(flat, t)
+    distance.backward()
+    assert distance.item() == pytest.approx(1)
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+    with pytest.raises(ValueError, match=r"samples \[B, …\] with coefficients"):
+        correlation_distance(torch.zeros(2, 0), torch.zeros(2, 0))
+
+
+def test_bands_by_correlation() -> None:
+    s, t = (decompose(x, levels=2) for x in maps(4, 3, 8, 8))
+    each = [_one_minus_r(a.numpy(), b.numpy()) for (_, a), (_, b) in zip(s.items(), t.items(), strict=True)]
+    expected = each[0] + 0.5 / 6 * sum(each[1:])
+    assert band_loss(s, t, comparison="correlation").item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
+@pytest.mark.parametrize(("mask", "sigma"), MASKS)
+@pytest.mark.parametrize("spectrum", ["complex", "amplitude", "log"])
+def test_spectra_by_correlation_against_numpy(shape: tuple[int, int], mask, sigma, spectrum) -> None:
+    s, t = (x.numpy() for x in maps(4, 3, *shape))
+    full = gaussian_mask(shape, sigma, mask, layout="fft", dtype=torch.float64).numpy()
+    half = gaussian_mask(shape, sigma, mask, layout="rfft", dtype=torch.float64).numpy()
+    half = half * np.sqrt(hermitian_weights(shape[1]).numpy())
+    if spectrum == "complex":
+        s, t = (np.fft.ifft2(np.fft.fft2(x) * full).real for x in (s, t))
+    else:
+        s, t = (np.abs(np.fft.rfft2(x, norm="ortho")) for x in (s, t))
+        s, t = (half * (np.log1p(x) if spectrum == "log" else x) for x in (s, t))
+    found = gaussian_frequency_loss(
+        *maps(4, 3, *shape), sigma=sigma, mask=mask, spectrum=spectrum, comparison="correlation"
+    )
+    assert found.item() == pytest.approx(_one_minus_r(s, t), abs=2e-5)
+
+
 @pytest.mark.parametrize("spectrum", ["amplitude", "log"])
 def test_amplitude_losses_ignore_a_circular_shift(spectrum) -> None:
     x, _ = maps(2, 3, 8, 9)
@@ -203,6 +260,13 @@ def test_gradcheck_and_module_equals_function(mask, sigma, spectrum) -> None:
     assert torch.autograd.gradcheck(lambda s: module(s, teacher.detach()), student)
 
 
+@pytest.mark.parametrize(("mask", "sigma"), MASKS)
+def test_gradcheck_of_the_correlation(mask, sigma) -> None:
+    student, teacher = maps(5, 2, 5, 6)
+    module = GaussianFrequencyLoss(sigma=sigma, mask=mask, comparison="correlation")
+    assert torch.autograd.gradcheck(lambda s: module(s, teacher), student.requires_grad_())
+
+
 @pytest.mark.parametrize("spectrum", ["amplitude", "log"])
 def test_gradient_is_finite_at_an_empty_spectrum(spectrum) -> None:
     zero = torch.zeros(1, 2, 8, 8, requires_grad=True)
@@ -213,7 +277,7 @@ def test_gradient_is_finite_at_an_empty_spectrum(spectrum) -> None:
 
 def test_module_shows_its_options() -> None:
     assert repr(GaussianFrequencyLoss(sigma=0.1, mask="high", spectrum="log")) == (
-        "GaussianFrequencyLoss(sigma=0.1, mask='high', spectrum='log')"
+        "GaussianFrequencyLoss(sigma=0.1, mask='high', spectrum='log', comparison='error')"
     )
 
 
