@@ -170,8 +170,10 @@ def test_one_image_and_images_without_content(tiny: Tiny, images: Tensor, method
 
 
 @torch.no_grad()
-def test_parts_are_the_functions_of_the_package(tiny: Tiny, images: Tensor) -> None:
-    distiller = build(tiny, "sfkd", sigma=0.15, temperature=3.0, label_smoothing=0.1).eval()
+@pytest.mark.parametrize("comparison", ["error", "correlation"])
+def test_parts_are_the_functions_of_the_package(tiny: Tiny, images: Tensor, comparison: Any) -> None:
+    options = {"sigma": 0.15, "comparison": comparison}
+    distiller = build(tiny, "sfkd", ds2s="full", temperature=3.0, label_smoothing=0.1, **options).eval()
     for layer in distiller.spatial_frequency:
         nn.init.normal_(layer.refine.mixing)  # so that refined maps are not the aligned ones
         nn.init.normal_(layer.refine.excite.bias)
@@ -181,8 +183,8 @@ def test_parts_are_the_functions_of_the_package(tiny: Tiny, images: Tensor) -> N
     torch.testing.assert_close(result.logits, student.logits)
     torch.testing.assert_close(result.parts["ce"], F.cross_entropy(student.logits, TARGETS, label_smoothing=0.1))
     torch.testing.assert_close(result.parts["kd"], kd_loss(student.logits, teacher.logits, temperature=3.0))
-    bands = [band_loss(view.stages.across, view.target) for view in views]
-    gffl = [gaussian_frequency_loss(view.refined, view.teacher, sigma=0.15) for view in views]
+    bands = [band_loss(view.stages.across, view.target, comparison=comparison) for view in views]
+    gffl = [gaussian_frequency_loss(view.refined, view.teacher, **options) for view in views]
     torch.testing.assert_close(result.parts["bands"], torch.stack(bands).mean())
     torch.testing.assert_close(result.parts["gffl"], torch.stack(gffl).mean())
 
@@ -266,7 +268,10 @@ def test_extra_state_is_what_belongs_to_neither_model(tiny: Tiny, method: str, o
 
 def test_extra_state_of_sfkd_has_statistics_and_refiners(tiny: Tiny) -> None:
     names = build(tiny, "sfkd").extra_state()
-    assert {"spatial_frequency.0.target.standardize.mean", "spatial_frequency.0.refine.mixing"} <= names.keys()
+    assert {
+        "spatial_frequency.0.target.standardize.mean",
+        "spatial_frequency.0.refine.light.excite.bias",
+    } <= names.keys()
 
 
 # -- SFKD ---------------------------------------------------------------------------------------------------------------
@@ -383,7 +388,7 @@ def test_impossible_ramps_are_refused(tiny: Tiny, shares: dict[str, float]) -> N
 def test_each_layer_may_have_its_own_filter(
     tiny: Tiny, images: Tensor, method: str, mask: str, sigma: list[Any]
 ) -> None:
-    distiller = build(tiny, method, sigma=sigma, mask=mask, spectrum="log").eval()
+    distiller = build(tiny, method, sigma=sigma, mask=mask, spectrum="log", comparison="error").eval()
     result = distiller(images, TARGETS)
     views = build(tiny, "sfkd").inspect(images)  # DS2S is the identity, and alignments are seeded alike
     for (layer, view), width in zip(views.items(), sigma, strict=True):
@@ -412,7 +417,8 @@ def test_without_a_spectral_loss_the_bands_alone_are_left(tiny: Tiny, images: Te
     with_both, alone = (build(tiny, "sfkd", spectral_loss=loss)(images, TARGETS) for loss in ("gffl", "none"))
     assert set(alone.parts) == {"ce", "kd", "bands"}
     torch.testing.assert_close(alone.parts["bands"], with_both.parts["bands"])
-    torch.testing.assert_close(alone.loss, with_both.loss - with_both.parts["gffl"])
+    weight = distiller_options("sfkd")["feature_weight"]
+    torch.testing.assert_close(alone.loss, with_both.loss - weight * with_both.parts["gffl"])
 
 
 @torch.no_grad()
@@ -423,12 +429,11 @@ def test_band_weights_reach_the_band_loss(tiny: Tiny, images: Tensor) -> None:
     assert distiller.clamped_levels["stages.3"] == 1
     result = distiller(images, TARGETS)
     for layer, view in distiller.inspect(images).items():
-        expected = band_loss(view.stages.across, view.target, weights=weights)
+        expected = band_loss(view.stages.across, view.target, weights=weights, comparison="correlation")
         torch.testing.assert_close(result.layers[f"bands/{layer}"], expected)
         if layer == "stages.3":
-            torch.testing.assert_close(
-                expected, band_loss(view.stages.across, view.target, weights={"A1": 0.5, "D1": 0.1})
-            )
+            named = band_loss(view.stages.across, view.target, weights={"A1": 0.5, "D1": 0.1}, comparison="correlation")
+            torch.testing.assert_close(expected, named)
 
 
 @pytest.mark.parametrize("variant", ["light", "off"])
@@ -540,7 +545,8 @@ class PlantedMaps(GFFL):
 
 @pytest.mark.parametrize("method", [Planted, PlantedMaps])
 def test_a_planted_refiner_of_the_teachers_side_is_seen(tiny: Tiny, images: Tensor, method: type[Any]) -> None:
-    distiller = method(tiny("swin"), tiny("convnext"), ce_weight=0.0, kd_weight=0.0).train()
+    options = {"ce_weight": 0.0, "kd_weight": 0.0, "comparison": "error", "normalized": True}
+    distiller = method(tiny("swin"), tiny("convnext"), **options).train()
     optimizer = torch.optim.Adam([p for p in distiller.parameters() if p.requires_grad], lr=0.05)
     ratios = []
     for _ in range(30):
