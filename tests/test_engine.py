@@ -296,7 +296,9 @@ def test_a_sharded_student_ends_like_a_whole_one(
     teacher = {k: v for k, v in distilled["teacher"].items() if k != "schedule"}
     vit = {"name": "vit_tiny_patch16_224"}
     vit["kwargs"] = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    options = {"teacher": teacher, "student": vit, "method": {"name": "sfkd"}}
+    # by error: a correlation across the batch is that of one process
+    method = {"name": "sfkd", "options": {"comparison": "error"}}
+    options = {"teacher": teacher, "student": vit, "method": method}
     script, file = tmp_path / "sharded.py", tmp_path / "recipe.yaml"
     script.write_text(SHARDED, encoding="utf-8")
     values = recipe_values(tmp_path / "sharded", **options, schedule={"batch_size": 8, "epochs": 2})
