@@ -116,7 +116,7 @@ def test_ds2s_measure_of_a_fresh_distiller_is_the_identity(tiny):
 
 
 def test_ds2s_measure_sees_a_planted_gain(tiny):
-    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
     refine = distiller.spatial_frequency[0].refine
     with torch.no_grad():
         refine.low.weight[:, :, 1, 1] = 1.0  # doubles A, so four times its energy
@@ -218,7 +218,7 @@ def test_every_kind_of_mask_keeps_and_removes(kind, sigma):
 
 
 def test_ds2s_of_every_layer_with_gains_per_band(tiny):
-    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
     with torch.no_grad():
         distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
     images = torch.randn(2, 1, 32, 32)

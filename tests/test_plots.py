@@ -175,7 +175,7 @@ def test_masks_of_different_widths_say_so_in_their_rows():
 
 
 def test_ds2s_gains_are_written_in_decibel(tiny):
-    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
     with torch.no_grad():
         distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
     fig = sfkd_viz.plot_ds2s(distiller, torch.randn(2, 1, 32, 32))

@@ -261,7 +261,9 @@ def test_two_processes_do_what_one_does(
     student = recipe(tmp_path).student
     student = {"name": student.name, "kwargs": student.kwargs | {"drop_path_rate": 0.0}}
     teacher = distilled["teacher"] | {"schedule": {"epochs": 1, "batch_size": 8}}
-    options = distilled | {"student": student, "baseline": False}
+    # by error: a correlation across the batch is that of one process
+    method = {"name": "sfkd", "options": {"comparison": "error", "feature_weight": 1.0}}
+    options = distilled | {"student": student, "baseline": False, "method": method}
     two = recipe_values(tmp_path / "two", **options | {"teacher": teacher}, schedule={"batch_size": 8, "epochs": 3})
     one = recipe(tmp_path / "one", **options, schedule={"batch_size": 16, "epochs": 3})
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
