@@ -6,7 +6,7 @@ make results
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ is to be read beside one of a paper."""
 REGIMES = {
     "short": """## A short budget, all labels
 
-Top-1 on the test set after the last epoch, percent, mean ± standard deviation over {seeds}; the best of each column is
+Top-1 on the test set after the last epoch, percent, {spread}; the best of each column is
 bold, the second in italics.""",
     "few": """## Few labels
 
@@ -76,12 +76,13 @@ def _setting(grid: pd.DataFrame) -> str:
             f"| {pair} | {first.data} | {first.teacher} | {first.student} | {first.top1_teacher:.2f} "
             f"| {_spread(alone)} |"
         )
-    _, pairs = load_study(STUDIES / "short.yaml")
+    study, pairs = load_study(STUDIES / "short.yaml")
     budgets = [
         f"{name}: {s.data.train_samples:,} training images, {s.schedule.epochs} epochs of {s.views} fixed augmented views "
         f"in turn, {s.schedule.optimizer}, batch {s.schedule.batch_size}, lr {s.schedule.lr:g}"
         for name, s in pairs.sets.items()
     ]
+    missing = "" if (asked := len(study.seeds)) == short.seed.nunique() else f" of the {asked} that are planned, so far"
     commits = ", ".join(f"`{c}`" for c in dict.fromkeys(short.commit))
     return (
         "## What was run\n\n"
@@ -90,7 +91,7 @@ def _setting(grid: pd.DataFrame) -> str:
         + "\n\n"
         f"{'; '.join(budgets)}. The same for every method, whose weights were tuned alike, six trials each on images held "
         "out from training (below); teachers were trained on all training images that are not held out, and their outputs "
-        f"computed once. {_seed_count(short).capitalize()}. Runs made at commit {commits}."
+        f"computed once. {_seed_count(short).capitalize()}{missing}. Runs made at commit {commits}."
     )
 
 
@@ -252,7 +253,7 @@ def _gain_figure(table: pd.DataFrame, regime: str) -> go.Figure:
     order = sorted(methods, key=lambda m: values[m][0])
     fig = go.Figure(_bars(order, [values[m] for m in order]))
     fig.update_xaxes(title_text="difference to KD, points of top-1")
-    note = "Mean over pairs, 95 % interval over paired seeds."
+    note = f"Mean over pairs{_whiskers(values.values())}."
     return theme.titled(fig, f"Against tuned KD · {_WORDS[regime]}", note, 120 + 30 * len(order)).update_layout(
         width=760
     )
@@ -273,18 +274,24 @@ def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
     order = [variant for variant in reversed(gains) if variant != "as it is"]
     fig = go.Figure(_bars(order, [gains[v] for v in order]))
     fig.update_xaxes(title_text="difference to SFKD as it is, points of top-1")
-    note = "Mean over both pairs, 95 % interval over paired seeds. Left of zero: the change costs accuracy."
+    note = f"Mean over both pairs{_whiskers(gains.values())}. Left of zero: the change costs accuracy."
     return theme.titled(fig, "Ablations", note, 120 + 26 * len(order)).update_layout(width=820)
+
+
+def _whiskers(values: Iterable[tuple[float, float, float]]) -> str:
+    """What the lines on the bars are; the one that others are compared with has none."""
+    return ", 95 % interval over paired seeds" if any(np.isfinite(v[1]) for v in values) else ", one seed"
 
 
 def _bars(names: Sequence[str], values: Sequence[tuple[float, float, float]]) -> go.Bar:
     middle = [v[0] for v in values]
+    spread = {"array": [v[2] - v[0] for v in values], "arrayminus": [v[0] - v[1] for v in values], "thickness": 1.2}
     return go.Bar(
         x=middle,
         y=list(names),
         orientation="h",
         marker_color=[theme.PALETTE[1] if n in OURS else theme.PALETTE[0] for n in names],
-        error_x={"array": [v[2] - v[0] for v in values], "arrayminus": [v[0] - v[1] for v in values], "thickness": 1.2},
+        error_x=spread if np.isfinite(spread["array"]).all() else None,
     )
 
 
@@ -332,7 +339,9 @@ def _seed_count(rows: pd.DataFrame) -> str:
 
 
 def _with_seeds(heading: str, rows: pd.DataFrame) -> str:
-    return heading.format(seeds=_seed_count(rows), Seeds=_seed_count(rows).capitalize())
+    count = _seed_count(rows)
+    spread = f"mean ± standard deviation over {count}" if rows.seed.nunique() > 1 else count
+    return heading.format(spread=spread, Seeds=count.capitalize())
 
 
 def _ordinal(place: int) -> str:
