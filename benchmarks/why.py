@@ -3,8 +3,8 @@ that the grid trained.
 
 make why
 
-Needs the run folders of the grid (`sfkd benchmark configs/benchmark/short.yaml`), which are not committed. Resumable: a
-run's rows are written when they are measured. `make results` draws a part of docs/results.md from the table.
+Needs the run folders of the grid (`sfkd benchmark configs/benchmark/short.yaml`), which are not committed, and takes those
+that are there. Resumable: a run's rows are written when they are measured. `make results` draws a part of docs/results.md from the table.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ def main() -> None:
     rows = read_rows(TABLE)
     done = {(row["pair"], row["method"], row["seed"]) for row in rows}
     for (pair, method, seed), run in planned.items():
-        if method not in METHODS or (pair, method, str(seed)) in done:
+        alone = planned[pair, "none", seed]
+        trained = all(RunFolder(r.recipe.out).finished for r in (run, alone))
+        if method not in METHODS or (pair, method, str(seed)) in done or not trained:
             continue
-        rows += _measured(run, planned[pair, "none", seed])
+        rows += _measured(run, alone)
         write_rows(TABLE, COLUMNS, rows)
         print(f"{pair} {method} {seed}")
 
