@@ -184,8 +184,24 @@ def _ablations() -> str:
         + "-|" * (len(pairs) + 3)
         + "\n"
         + "\n".join(lines)
+        + "\n\n"
+        + _earned(gains)
         + "\n\n![Ablations](images/results/ablations.png)"
     )
+
+
+def _earned(gains: dict[str, tuple[float, float, float]]) -> str:
+    """Which of the paper's parts are worth their cost here, whatever that is."""
+    without = {"no wavelet": "the wavelet", "no DS2S": "DS2S", "no spectral loss": "the spectral loss"}
+    worth = {part: -gains[variant][0] for variant, part in without.items() if variant in gains}
+    told = ", ".join(f"{part} {points:+.2f}" for part, points in worth.items())
+    idle = [part for part, points in worth.items() if points <= 0]
+    verdict = (
+        f"On these two pairs {' and '.join(idle)} did not earn {'its' if len(idle) == 1 else 'their'} place."
+        if idle
+        else ""
+    )
+    return f"What the parts add, in points: {told}. {verdict}".strip()
 
 
 def _tuning() -> str:

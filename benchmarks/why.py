@@ -4,7 +4,8 @@ that the grid trained.
 make why
 
 Needs the run folders of the grid (`sfkd benchmark configs/benchmark/short.yaml`), which are not committed, and takes those
-that are there. Resumable: a run's rows are written when they are measured. `make results` draws a part of docs/results.md from the table.
+that are there. Resumable: a run's rows are written when they are measured. `make results` draws a part of docs/results.md
+from the table.
 """
 
 from __future__ import annotations
