@@ -239,7 +239,7 @@ def _tried() -> str:
         lines.append(f"| {variant} | " + " | ".join(_spread(values) if len(values) else "" for values in scores) + " |")
     return (
         "### What was tried on SFKD before\n\nOn the same held-out images, to find what its six trials should vary "
-        "(`configs/benchmark/improving.yaml`; all by squared error, and where nothing else is said with weight 50 and σ 0.25; "
+        "(`configs/benchmark/improving.yaml`; all by squared error, where nothing else is said with weight 50 and σ 0.25; "
         f"{_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n" + "\n".join(lines)
     )
 
