@@ -186,7 +186,16 @@ def _ablations() -> str:
         + "\n".join(lines)
         + "\n\n"
         + _earned(gains)
+        + _same(table)
         + "\n\n![Ablations](images/results/ablations.png)"
+    )
+
+
+def _same(table: pd.DataFrame) -> str:
+    """Variants that made the very same students: levels that no grid bears are clamped."""
+    same = [v for v in table.index if v != "as it is" and table.loc[v].equals(table.loc["as it is"].rename(v))]
+    return (
+        f" The same students, bit for bit, came of: {', '.join(same)} (no grid here bears more levels)." if same else ""
     )
 
 

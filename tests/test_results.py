@@ -1,0 +1,68 @@
+"""docs/results.md is what the tables say; its intervals are Student's."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/results.py, which is no module of a package."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_is_made_from_the_tables(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def save(_: Any, path: Path, **__: Any) -> None:
+        drawn.append(path.name)
+
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    monkeypatch.setattr(results, "save_figure", save)
+    monkeypatch.setattr(sys.modules["why_page"], "save_figure", save)
+    results.main()
+    committed = ROOT / "docs" / "results.md"
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+    assert set(drawn) == {path.name for path in (ROOT / "docs" / "images" / "results").iterdir()}
+
+
+def test_intervals_are_those_of_a_paired_t_test(results: ModuleType) -> None:
+    differences = np.array([1.2, 0.4, 2.0])
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert results.paired(differences) == pytest.approx((1.2, expected.low, expected.high))
+    assert results.paired(differences[:1])[0] == 1.2
+    assert math.isnan(results.paired(differences[:1])[1])
+
+
+def test_parts_that_do_not_help_are_named(results: ModuleType) -> None:
+    gains = {"no wavelet": (-0.5, -1.0, 0.0), "no DS2S": (0.2, 0.0, 0.4), "no spectral loss": (0.0, -1.0, 1.0)}
+    told = results._earned(gains)
+    assert "the wavelet +0.50, DS2S -0.20" in told
+    assert told.endswith("DS2S and the spectral loss did not earn their place.")
+
+
+def test_the_same_students_are_told(results: ModuleType) -> None:
+    columns = pd.MultiIndex.from_product([["cnn-vit"], [0, 1]], names=["pair", "seed"])
+    table = pd.DataFrame([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]], ["as it is", "three levels", "db2"], columns)
+    assert "came of: three levels (" in results._same(table)
+    assert not results._same(table.drop(index="three levels"))
