@@ -29,8 +29,8 @@ class Aligned(Layerwise):
         reduction: how: "orthogonal", a seeded random projection with orthonormal rows; "pca", the principal components
             of the standardised maps of 32 batches, which `fit` computes before the first step.
         normalized: whether each image of the student is normalised after its projection (GroupNorm, one group). It costs
-            accuracy where maps are compared by squared error (`docs/results.md`): the mean and the scale of an image are then
-            no longer the student's to learn.
+            accuracy where maps are compared by squared error (`docs/results.md`): mean and scale of an image are then no
+            longer the student's to learn.
         **options: `layers`, `warmup`, `decay` and those of `kd`.
     """
 
