@@ -304,8 +304,13 @@ def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
 
 
 def _whiskers(values: Iterable[tuple[float, float, float]]) -> str:
-    """What the lines on the bars are; the one that others are compared with has none."""
-    return ", 95 % interval over paired seeds" if any(np.isfinite(v[1]) for v in values) else ", one seed"
+    """What the lines on the bars are."""
+    return ", 95 % interval over paired seeds" if _several_seeds(values) else ", one seed"
+
+
+def _several_seeds(values: Iterable[tuple[float, float, float]]) -> bool:
+    """Whether there are intervals; `paired` has none of one seed."""
+    return bool(np.isfinite(list(values)).all())
 
 
 def _bars(names: Sequence[str], values: Sequence[tuple[float, float, float]]) -> go.Bar:
@@ -316,7 +321,7 @@ def _bars(names: Sequence[str], values: Sequence[tuple[float, float, float]]) ->
         y=list(names),
         orientation="h",
         marker_color=[theme.PALETTE[1] if n in OURS else theme.PALETTE[0] for n in names],
-        error_x=spread if np.isfinite(spread["array"]).all() else None,
+        error_x=spread if _several_seeds(values) else None,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import spearmanr
+from why import ABLATED, IMAGES
 
 from sfkd_viz import save_figure, theme
 
@@ -37,8 +38,8 @@ def why(table: Path, images: Path) -> str:
     return f"""## Why: which bands move, and which matter
 
 `make why` measures the students of the grid with `sfkd_viz.analyze`: how much nearer to the teacher each band of each layer
-came than in the student alone (movement of CKA, 2,560 test images), and what the student's top-1 loses when the band is
-taken away inside it (512 images). `benchmarks/results/why.csv` has every layer, with intervals.
+came than in the student alone (movement of CKA, at most {IMAGES:,} test images), and what the student's top-1 loses when the
+band is taken away inside it (at most {ABLATED} images). `benchmarks/results/why.csv` has every layer, with intervals.
 
 ![Bands](images/results/bands.png)
 

@@ -85,7 +85,7 @@ def test_training_between_architectures(tiny: Tiny, images: Tensor, method: str,
     assert bool(own) == (method not in WITHOUT_PARTS)
     optimizer = torch.optim.Adam(trained.values(), lr=2e-3)
     losses = []
-    for _ in range(6):
+    for _ in range(4):
         optimizer.zero_grad()
         result = distiller(images, TARGETS, INDEX)
         assert result.logits.shape == (4, 10)
@@ -549,7 +549,7 @@ def test_a_planted_refiner_of_the_teachers_side_is_seen(tiny: Tiny, images: Tens
     distiller = method(tiny("swin"), tiny("convnext"), **options).train()
     optimizer = torch.optim.Adam([p for p in distiller.parameters() if p.requires_grad], lr=0.05)
     ratios = []
-    for _ in range(30):
+    for _ in range(15):
         optimizer.zero_grad()
         result = distiller(images, UNLABELLED)
         result.loss.backward()

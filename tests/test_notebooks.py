@@ -1,17 +1,15 @@
 """The notebooks run in order on a clean kernel and say what their committed outputs say; those are whole and small."""
 
 import ast
-import importlib.util
 import math
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import ROOT, script
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = [
     "01_quickstart",
     "02_wavelet_subbands",
@@ -28,15 +26,7 @@ NUMBER = re.compile(r"[-+−]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 MACHINE = re.compile(rf"{re.escape(str(ROOT))}|/(?:home|root|tmp|Users|private|var)/|\.venv|site-packages")
 
 
-def script():
-    """benchmarks/notebooks.py, which is no module of a package."""
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "benchmarks" / "notebooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RUN = script()
+RUN = script("notebooks")
 
 
 def committed(name):

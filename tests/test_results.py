@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -12,22 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, script
 from scipy import stats
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/results.py, which is no module of a package."""
+    """benchmarks/results.py, which imports others beside it."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("results")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -127,7 +127,6 @@ class SFKD(Aligned):
             check_band_weights(band_weights, levels)
         self.band_weights = band_weights
         self.spectral_loss = one_of("spectral_loss", spectral_loss, get_args(SpectralLoss))
-        one_of("comparison", comparison, get_args(Comparison))
         self.comparison: Comparison = comparison
         self.frequency_losses = frequency_losses(
             self.pairs, sigma=sigma, mask=mask, spectrum=spectrum, comparison=comparison

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import combinations_with_replacement
 from typing import Any, Literal, get_args
 
 import torch
@@ -74,8 +75,7 @@ def band_loss(
         same_shape(s, t, f"band_loss ({name})")
         weight = weights.get(name, weights.get(name[0], 0.0))
         if weight:
-            by_scale = comparison == "error"
-            distance = _relative_error(s, t, eps) if by_scale else correlation_distance(s, t)
+            distance = correlation_distance(s, t) if comparison == "correlation" else _relative_error(s, t, eps)
             total = total + weight * distance
     return total
 
@@ -211,7 +211,8 @@ def gaussian_frequency_loss(
         if spectrum == "log":
             s, t = torch.log1p(s), torch.log1p(t)
         if comparison == "correlation":
-            return correlation_distance(s * weights.sqrt(), t * weights.sqrt())
+            filtering = weights.sqrt()
+            return correlation_distance(s * filtering, t * filtering)
         return ((s - t).square() * weights).sum((-2, -1)).mean()
 
 
@@ -298,17 +299,15 @@ def _kernels(
         gaussian_mask(shape, sigma, mask)  # refuses what is no sigma
         first, last = (sigma[0], sigma[-1]) if isinstance(sigma, tuple) else (sigma, sigma)
         # exp(−f² (1/2a² + 1/2b²)) is the product of the Gaussians of widths a and b
-        of_mask: dict[MaskKind, list[tuple[float, float, float]]] = {
-            "low": [(1.0, last, math.inf)],
-            "high": [(1.0, math.inf, math.inf), (-1.0, last, math.inf)],
-            "band": [(1.0, last, math.inf), (-1.0, first, math.inf)],
+        summands: dict[MaskKind, list[tuple[float, float]]] = {
+            "low": [(1.0, last)],
+            "high": [(1.0, math.inf), (-1.0, last)],
+            "band": [(1.0, last), (-1.0, first)],
         }
-        of_square: dict[MaskKind, list[tuple[float, float, float]]] = {
-            "low": [(1.0, last, last)],
-            "high": [(1.0, math.inf, math.inf), (-2.0, last, math.inf), (1.0, last, last)],
-            "band": [(1.0, last, last), (-2.0, first, last), (1.0, first, first)],
-        }
-        terms = (of_square if squared else of_mask)[mask]
+        terms = [(c, a, math.inf) for c, a in summands[mask]]
+        if squared:  # (x + y)² = x² + 2xy + y²
+            pairs = combinations_with_replacement(enumerate(summands[mask]), 2)
+            terms = [(c * d * (1 if i == j else 2), a, b) for (i, (c, a)), (j, (d, b)) in pairs]
         spectra = [(c, _product(shape[0], a, b), _product(shape[1], a, b)) for c, a, b in terms]
         # on the CPU, so that the check of the sum does not wait for a device
         total = sum(c * float(rows.sum() * columns.sum()) for c, rows, columns in spectra)
