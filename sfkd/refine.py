@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sfkd._checks import one_of
+from sfkd._constants import constant
 from sfkd.wavelet import Detail, SubBands, float32_island
 
 Variant = Literal["full", "light", "off"]
 _RANK = 4  # of the light variant
+_TINY = 16  # most positions of a map whose convolution is a product of matrices
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -157,7 +159,7 @@ class LightStages(nn.Module):
         return [*self.factors, *self.excite.parameters()]
 
     def forward(self, bands: SubBands) -> DS2SStages:
-        low, *high = ((f @ k).view(-1, 1, 3, 3) for f, k in zip(self.factors, self.kernels, strict=True))
+        low, *high = (f @ k for f, k in zip(self.factors, self.kernels, strict=True))
         a = bands.approximation + _depthwise(bands.approximation, low)
         details = [torch.cat(detail, dim=1) for detail in bands.details]  # [B, 3·C, h, w]
         details[:1] = [detail + _depthwise(detail, high[0]) for detail in details[:1]]
@@ -187,7 +189,25 @@ def _zeroed(module: _M) -> _M:
 
 
 def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
-    return nn.functional.conv2d(x, kernels, padding=1, groups=len(kernels))
+    """Each channel of `[B, C, h, w]` convolved with its own of the kernels `[C, 9]`, borders padded with zeros.
+
+    Bands of level J are often 2 × 2 or 4 × 4. There one product of matrices a channel takes a fifth of the time of a
+    depthwise convolution and its gradient on a CPU.
+    """
+    height, width = x.shape[-2:]
+    if height * width > _TINY:
+        return nn.functional.conv2d(x, kernels.view(-1, 1, 3, 3), padding=1, groups=len(kernels))
+    taps = _taps(height, width, x.device, kernels.dtype)
+    matrices = torch.einsum("ck,iko->cio", kernels, taps).to(x.dtype)
+    return torch.bmm(x.flatten(2).transpose(0, 1), matrices).transpose(0, 1).unflatten(2, (height, width))
+
+
+@constant
+def _taps(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`[h·w, 9, h·w]`: 1 where tap k of a 3 × 3 kernel takes input i to output o."""
+    with torch.inference_mode(False):
+        units = torch.eye(height * width, device=device, dtype=dtype).view(-1, 1, height, width)
+        return nn.functional.unfold(units, 3, padding=1)
 
 
 def _rms(x: Tensor) -> Tensor:

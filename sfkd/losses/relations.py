@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sfkd._checks import real, same_shape
@@ -166,14 +168,41 @@ def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
     Spreads under a hundredth of a row's length are taken as that: the gradient grows with one over the spread, and a head
     that starts at zero would get 10⁷.
     """
-    centred_a, centred_b = (x - x.mean(dim, keepdim=True) for x in (a, b))
-    spread_a, spread_b = (
-        torch.maximum(
-            torch.linalg.vector_norm(centred, dim=dim), _FLOOR * torch.linalg.vector_norm(x, dim=dim).detach()
+    return _Pearson.apply(a, b, dim)
+
+
+class _Pearson(torch.autograd.Function):
+    """`pearson` with its gradient written out: autograd would keep and pass over a dozen matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, dim: int) -> Tensor:
+        (a, spread_a, varies_a), (b, spread_b, varies_b) = (_centred(x, dim) for x in (a, b))
+        scale = (spread_a * spread_b + _PEARSON_EPS).reciprocal()
+        r = (a * b).sum(dim, keepdim=True) * scale
+        ratio_a = torch.where(varies_a, spread_b / spread_a, 0.0)
+        ratio_b = torch.where(varies_b, spread_a / spread_b, 0.0)
+        ctx.save_for_backward(a, b, scale, r, ratio_a, ratio_b)
+        return r.squeeze(dim)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        a, b, scale, r, ratio_a, ratio_b = ctx.saved_tensors
+        scale = scale * gradient.view_as(scale)
+        of_a, of_b = (
+            torch.addcmul(other * scale, own, r * scale * ratio, value=-1) if needed else None
+            for needed, own, other, ratio in zip(ctx.needs_input_grad, (a, b), (b, a), (ratio_a, ratio_b))
         )
-        for centred, x in ((centred_a, a), (centred_b, b))
-    )
-    return (centred_a * centred_b).sum(dim) / (spread_a * spread_b + _PEARSON_EPS)
+        return of_a, of_b, None
+
+
+def _centred(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x − mean along `dim`, its length or what is taken for it, and whether it is its length."""
+    mean = x.mean(dim, keepdim=True)
+    centred = x - mean
+    spread = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+    least = _FLOOR * (spread.square() + x.shape[dim] * mean.square()).sqrt()
+    return centred, torch.maximum(spread, least), spread > least
 
 
 def _vectors(student: Tensor, teacher: Tensor, caller: str) -> None:
