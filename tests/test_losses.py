@@ -20,6 +20,7 @@ from sfkd.losses import (
     hint_loss,
     kd_loss,
 )
+from sfkd.losses.relations import pearson
 from sfkd.wavelet import decompose
 
 PUBLISHED = dict(np.load(Path(__file__).parent / "reference" / "published_losses.npz"))
@@ -265,6 +266,19 @@ def test_gradcheck_of_the_correlation(mask, sigma) -> None:
     student, teacher = maps(5, 2, 5, 6)
     module = GaussianFrequencyLoss(sigma=sigma, mask=mask, comparison="correlation")
     assert torch.autograd.gradcheck(lambda s: module(s, teacher), student.requires_grad_())
+
+
+def test_gradcheck_of_the_correlation_of_rows_that_hardly_vary() -> None:
+    """Of both sides, with rows whose spread is the floor: there the gradient is that of a covariance."""
+    s, t = (x.requires_grad_() for x in maps(4, 1, 2, 3))
+    assert torch.autograd.gradcheck(correlation_distance, (s, t))
+    a, b = (x.detach().flatten(1) for x in (s, t))
+    a[1] = 5 + 1e-3 * a[1]
+    a.requires_grad_()
+    (gradient,) = torch.autograd.grad(pearson(a, b, dim=1).sum(), a)
+    centred = b[1] - b[1].mean()
+    floor = 0.01 * a[1].norm()
+    torch.testing.assert_close(gradient[1], centred / (floor * centred.norm() + 1e-8))
 
 
 @pytest.mark.parametrize("spectrum", ["amplitude", "log"])

@@ -100,12 +100,14 @@ def test_light_mixes_orientations_by_one_matrix_an_image_and_gates_the_approxima
         assert not d.any()
 
 
-def test_light_convolves_the_coarsest_bands_by_combinations_of_its_kernels() -> None:
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 20), (8, 20), (9, 9)])
+def test_light_convolves_the_coarsest_bands_by_combinations_of_its_kernels(height: int, width: int) -> None:
+    """Bands of few positions and of many, which take two ways to one result."""
     refine = DS2S(4, 2, variant="light")
     with torch.no_grad():
         for factors in refine.light.factors:
             factors.normal_()
-    bands = decompose(torch.randn(2, 4, 16, 16))
+    bands = decompose(torch.randn(2, 4, height, width))
     stages = refine.stages(bands)
     low, high = ((f @ k).view(-1, 3, 3) for f, k in zip(refine.light.factors, refine.light.kernels, strict=True))
     kernels = {"A2": low, **dict(zip(("H2", "V2", "D2"), high.chunk(3), strict=True))}

@@ -191,7 +191,9 @@ class _Pearson(torch.autograd.Function):
         scale = scale * gradient.view_as(scale)
         of_a, of_b = (
             torch.addcmul(other * scale, own, r * scale * ratio, value=-1) if needed else None
-            for needed, own, other, ratio in zip(ctx.needs_input_grad, (a, b), (b, a), (ratio_a, ratio_b))
+            for needed, own, other, ratio in zip(
+                ctx.needs_input_grad[:2], (a, b), (b, a), (ratio_a, ratio_b), strict=True
+            )
         )
         return of_a, of_b, None
 
