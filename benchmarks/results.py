@@ -133,12 +133,14 @@ def _verdict(table: pd.DataFrame, means: pd.DataFrame, ranks: pd.Series) -> str:
     worst = [pair for pair in means if pair not in first_two]
     only_gffl = paired(_seeds(table, "gffl") - _seeds(table, "kd"))[0] if "gffl" in table.index else None
     beside = "" if only_gffl is None else f" `gffl`, its spectral loss alone, is {only_gffl:+.2f} against KD."
+    brackets = (
+        "" if table.columns.get_level_values("seed").nunique() == 1 else ", with 95 % intervals over paired seeds"
+    )
     missed = f" It is below second place on {', '.join(worst)}." if worst else ""
     return (
         f"Over all pairs `sfkd` is {_ordinal(place)} of {len(overall)} by mean top-1 (mean rank {ranks['sfkd']:.1f}), and "
         f"first or second on {len(first_two)} of {means.shape[1]} pairs.{missed} Points of top-1 against "
-        f"tuned KD: {gain}; against the best rival, {rivals[0]}: {over_rival}. In brackets the 95 % interval over paired "
-        f"seeds.{beside}"
+        f"tuned KD: {gain}; against the best rival, {rivals[0]}: {over_rival}{brackets}.{beside}"
     )
 
 
