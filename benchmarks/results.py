@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,12 @@ CONFIDENCE = 0.95
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     grid = pd.read_csv(TABLES / "grid.csv", keep_default_na=False)
-    parts = [INTRODUCTION, _setting(grid)]
+    scores = {name: Scores.of(grid[grid.regime == name]) for name in REGIMES}
+    gains, ablations = _ablations()
+    parts = [INTRODUCTION, _in_short(scores, gains), _setting(grid)]
     for regime, heading in REGIMES.items():
-        if (some := grid[grid.regime == regime]).empty:
-            continue
-        parts += [_with_seeds(heading, some), *_regime(some, regime)]
-    parts += [_ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
+        parts += [_with_seeds(heading, grid[grid.regime == regime]), *_regime(scores[regime], regime)]
+    parts += [ablations, why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
     write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -95,77 +96,115 @@ def _setting(grid: pd.DataFrame) -> str:
     )
 
 
-def _regime(rows: pd.DataFrame, regime: str) -> list[str]:
-    table = rows.pivot_table(index="method", columns=["pair", "seed"], values="top1_last", sort=False)
-    methods = [m for m in METHODS if m in table.index]
-    table = table.loc[methods]
-    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
-    means = pd.DataFrame({pair: table[pair].mean(axis=1) for pair in pairs})
-    ranks = means.rank(ascending=False).mean(axis=1)
+@dataclass
+class Scores:
+    """Top-1 of one regime: (method) × (pair, seed), its means over seeds, and of these the mean ranks over pairs."""
+
+    table: pd.DataFrame
+    means: pd.DataFrame
+    ranks: pd.Series
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Scores:
+        """Those of these rows of the grid."""
+        table = rows.pivot_table(index="method", columns=["pair", "seed"], values="top1_last", sort=False)
+        table = table.loc[[m for m in METHODS if m in table.index]]
+        means = table.T.groupby(level="pair", sort=False).mean().T
+        return cls(table, means, means.rank(ascending=False).mean(axis=1))
+
+    @property
+    def overall(self) -> pd.Series:
+        """Mean over pairs of each method."""
+        return self.means.mean(axis=1)
+
+    def best_rival(self, means: pd.Series) -> str:
+        """Of the methods that are not ours."""
+        return str(means.drop([m for m in (*OURS, "none") if m in means.index]).idxmax())
+
+    def lead(self, method: str, other: str) -> str:
+        """Difference of two methods, mean over pairs, with its interval over paired seeds."""
+        return _interval(paired(_seeds(self.table, method) - _seeds(self.table, other)))
+
+    def below_second(self) -> list[str]:
+        """Pairs on which SFKD is neither first nor second."""
+        return [pair for pair in self.means if self.means[pair].rank(ascending=False)["sfkd"] > 2]
+
+
+def _in_short(scores: dict[str, Scores], gains: dict[str, tuple[float, float, float]]) -> str:
+    """What was hoped for beside what came, whatever that is."""
+    lines: dict[str, list[str]] = {}
+    for of in scores.values():
+        order = list(of.overall.sort_values(ascending=False).index)
+        after = f", after {', '.join(order[:place])}" if (place := order.index("sfkd")) else ""
+        rival = of.best_rival(of.overall)
+        pairs = of.means.shape[1]
+        for hope, came in {
+            "the best mean over pairs": f"{_ordinal(place + 1)} of {len(order)}{after}",
+            "first or second on every pair": f"on {pairs - len(of.below_second())} of {pairs}",
+            "one point above tuned KD": of.lead("sfkd", "kd"),
+            "ahead of the best rival": f"{rival}: {of.lead('sfkd', rival)}",
+        }.items():
+            lines.setdefault(hope, []).append(came)
+    several = any(of.table.columns.get_level_values("seed").nunique() > 1 for of in scores.values())
+    note = ", with 95 % intervals over paired seeds" if several else ""
+    return (
+        f"## In short\n\n| what `sfkd` should be | {' | '.join(_WORDS[regime] for regime in scores)} |\n"
+        f"|-|{'-|' * len(scores)}\n"
+        + "\n".join(f"| {hope} | {' | '.join(came)} |" for hope, came in lines.items())
+        + f"\n\nDifferences are points of top-1, means over pairs{note}. {_earned(gains)}"
+    )
+
+
+def _regime(scores: Scores, regime: str) -> list[str]:
+    means, ranks, overall = scores.means, scores.ranks, scores.overall
+    pairs = list(means.columns)
     head = "| method | " + " | ".join(pairs) + " | mean | mean rank |\n|-|" + "-|" * (len(pairs) + 2)
-    overall = means.mean(axis=1)
     body = []
-    for method in methods:
-        cells = [_placed(_spread(table.loc[method, pair]), means[pair], method) for pair in pairs]
+    for method in means.index:
+        cells = [_placed(_spread(scores.table.loc[method, pair]), means[pair], method) for pair in pairs]
         body.append(
             f"| {method} | " + " | ".join(cells) + f" | {_placed(f'{overall[method]:.2f}', overall, method)} | "
             f"{_placed(f'{ranks[method]:.1f}', -ranks, method)} |"
         )
     save_figure(_rank_figure(ranks, regime), IMAGES / f"rank-{regime}.png", dpi=130)
-    save_figure(_gain_figure(table, regime), IMAGES / f"gain-{regime}.png", dpi=130)
+    save_figure(_gain_figure(scores.table, regime), IMAGES / f"gain-{regime}.png", dpi=130)
     return [
-        f"{head}\n" + "\n".join(body),
-        _verdict(table, means, ranks),
         f"![Differences to KD](images/results/gain-{regime}.png)",
         f"![Mean ranks](images/results/rank-{regime}.png)",
-        _differences(table, pairs, regime),
+        f"{head}\n" + "\n".join(body),
+        _verdict(scores),
+        _differences(scores),
     ]
 
 
-def _verdict(table: pd.DataFrame, means: pd.DataFrame, ranks: pd.Series) -> str:
-    """Where SFKD stands, whatever that is."""
-    overall = means.mean(axis=1).sort_values(ascending=False)
-    place = list(overall.index).index("sfkd") + 1
-    first_two = [pair for pair in means if means[pair].rank(ascending=False)["sfkd"] <= 2]
-    gain = _interval(paired(_seeds(table, "sfkd") - _seeds(table, "kd")))
-    rivals = [m for m in overall.index if m not in OURS and m != "none"]
-    over_rival = _interval(paired(_seeds(table, "sfkd") - _seeds(table, rivals[0])))
-    worst = [pair for pair in means if pair not in first_two]
-    only_gffl = paired(_seeds(table, "gffl") - _seeds(table, "kd"))[0] if "gffl" in table.index else None
-    beside = "" if only_gffl is None else f" `gffl`, its spectral loss alone, is {only_gffl:+.2f} against KD."
-    brackets = (
-        "" if table.columns.get_level_values("seed").nunique() == 1 else ", with 95 % intervals over paired seeds"
-    )
-    missed = f" It is below second place on {', '.join(worst)}." if worst else ""
-    return (
-        f"Over all pairs `sfkd` is {_ordinal(place)} of {len(overall)} by mean top-1 (mean rank {ranks['sfkd']:.1f}), and "
-        f"first or second on {len(first_two)} of {means.shape[1]} pairs.{missed} Points of top-1 against "
-        f"tuned KD: {gain}; against the best rival, {rivals[0]}: {over_rival}{brackets}.{beside}"
-    )
+def _verdict(scores: Scores) -> str:
+    """Where SFKD is beaten, and what its spectral loss does alone."""
+    below = scores.below_second()
+    told = [f"`sfkd` is below second place on {', '.join(below)}."] if below else []
+    if "gffl" in scores.table.index:
+        told.append(f"Against KD, `gffl`, its spectral loss alone, makes {scores.lead('gffl', 'kd')}.")
+    return " ".join(told)
 
 
-def _differences(table: pd.DataFrame, pairs: Sequence[str], regime: str) -> str:
+def _differences(scores: Scores) -> str:
     """Differences of SFKD to KD and to the best rival, pair by pair."""
     lines = []
-    for pair in pairs:
-        means = table[pair].mean(axis=1)
-        rivals = means.drop([m for m in (*OURS, "none") if m in means.index])
-        best = str(rivals.idxmax())
-        cells = []
-        for other in ("none", "kd", best):
-            cells.append(_interval(paired((table.loc["sfkd", pair] - table.loc[other, pair]).to_numpy())))
-        lines.append(f"| {pair} | {cells[0]} | {cells[1]} | {best}: {cells[2]} |")
+    for pair in scores.means:
+        best = scores.best_rival(scores.means[pair])
+        of_pair = scores.table[pair]
+        alone, kd, rival = (
+            _interval(paired((of_pair.loc["sfkd"] - of_pair.loc[other]).to_numpy())) for other in ("none", "kd", best)
+        )
+        lines.append(f"| {pair} | {alone} | {kd} | {best}: {rival} |")
     return (
         "Differences of `sfkd` with 95 % intervals over paired seeds (Student's t, wide for so few):\n\n"
         "| pair | to the student alone | to KD | to the best rival |\n|-|-|-|-|\n" + "\n".join(lines)
     )
 
 
-def _ablations() -> str:
-    file = TABLES / "ablations.csv"
-    if not file.is_file():
-        return ""
-    rows = pd.read_csv(file, keep_default_na=False)
+def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
+    """What each change of SFKD makes, and the part of the page on it."""
+    rows = pd.read_csv(TABLES / "ablations.csv", keep_default_na=False)
     table = rows.pivot_table(index="variant", columns=["pair", "seed"], values="top1_last", sort=False)
     cost = rows.groupby("variant").step_ms.median() / rows[rows.variant == "as it is"].step_ms.median()
     extra = rows.groupby("variant").extra_params.mean()
@@ -178,18 +217,16 @@ def _ablations() -> str:
         difference = "" if variant == "as it is" else _interval(gains[variant])
         lines.append(f"| {variant} | {cells} | {difference} | {cost[variant]:.2f} | {extra[variant]:,.0f} |")
     save_figure(_ablation_figure(gains), IMAGES / "ablations.png", dpi=130)
-    return (
+    return gains, (
         "## What each part is worth\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
         "is, mean over both pairs, with a 95 % interval over paired seeds; the time is a step's over that of SFKD as it is, "
         "from runs that shared a machine, so only large differences of it mean something; parameters are those beside the "
-        f"student, mean of both pairs.\n\n| variant | {' | '.join(pairs)} | difference | step time | parameters |\n|-|"
+        "student, mean of both pairs.\n\n![Ablations](images/results/ablations.png)\n\n"
+        f"| variant | {' | '.join(pairs)} | difference | step time | parameters |\n|-|"
         + "-|" * (len(pairs) + 3)
         + "\n"
         + "\n".join(lines)
-        + "\n\n"
-        + _earned(gains)
         + _same(table)
-        + "\n\n![Ablations](images/results/ablations.png)"
     )
 
 
@@ -197,29 +234,29 @@ def _same(table: pd.DataFrame) -> str:
     """Variants that made the very same students: levels that no grid bears are clamped."""
     same = [v for v in table.index if v != "as it is" and table.loc[v].equals(table.loc["as it is"].rename(v))]
     return (
-        f" The same students, bit for bit, came of: {', '.join(same)} (no grid here bears more levels)." if same else ""
+        f"\n\nThe same students, bit for bit, came of: {', '.join(same)} (no grid here bears more levels)."
+        if same
+        else ""
     )
 
 
 def _earned(gains: dict[str, tuple[float, float, float]]) -> str:
     """Which of the paper's parts are worth their cost here, whatever that is."""
     without = {"no wavelet": "the wavelet", "no DS2S": "DS2S", "no spectral loss": "the spectral loss"}
-    worth = {part: -gains[variant][0] for variant, part in without.items() if variant in gains}
-    told = ", ".join(f"{part} {points:+.2f}" for part, points in worth.items())
-    idle = [part for part, points in worth.items() if points <= 0]
-    verdict = (
-        f"On these two pairs {' and '.join(idle)} did not earn {'its' if len(idle) == 1 else 'their'} place."
-        if idle
-        else ""
-    )
-    return f"What the parts add, in points: {told}. {verdict}".strip()
+    worth = {part: (-mean, -high, -low) for v, part in without.items() for mean, low, high in [gains[v]]}
+    told = ", ".join(f"{part} {_interval(points)}" for part, points in worth.items())
+    idle = [part for part, points in worth.items() if points[0] <= 0]
+    unsure = [part for part, (mean, low, high) in worth.items() if mean > 0 and low <= 0 <= high]
+    verdict = [f"What the parts add, by the ablations on two pairs: {told}."]
+    if idle:
+        verdict.append(f"Here {' and '.join(idle)} did not earn {'its' if len(idle) == 1 else 'their'} place.")
+    if unsure:
+        verdict.append(f"So few seeds cannot tell {' and '.join(unsure)} from nothing.")
+    return " ".join(verdict)
 
 
 def _tuning() -> str:
-    file = TABLES / "tuning.csv"
-    if not file.is_file():
-        return ""
-    rows = pd.read_csv(file, keep_default_na=False, dtype={"variant": str})
+    rows = pd.read_csv(TABLES / "tuning.csv", keep_default_na=False, dtype={"variant": str})
     lines = []
     for method in METHODS:
         trials = rows[rows.method == method]
@@ -249,9 +286,10 @@ def _tried() -> str:
         scores = [table.loc[variant, pair].dropna() for pair in pairs]
         lines.append(f"| {variant} | " + " | ".join(_spread(values) if len(values) else "" for values in scores) + " |")
     return (
-        "### What was tried on SFKD before\n\nOn the same held-out images, to find what its six trials should vary "
-        "(`configs/benchmark/improving.yaml`; all by squared error, where nothing else is said with weight 50 and σ 0.25; "
-        f"{_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n" + "\n".join(lines)
+        "### What was tried on SFKD before\n\nOn the same held-out images, to find what its six trials should vary: a "
+        "search no rival had (`configs/benchmark/improving.yaml`; all by squared error, where nothing else is said with "
+        f"weight 50 and σ 0.25; {_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n"
+        + "\n".join(lines)
     )
 
 

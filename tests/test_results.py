@@ -48,10 +48,10 @@ def test_intervals_are_those_of_a_paired_t_test(results: ModuleType) -> None:
 
 
 def test_parts_that_do_not_help_are_named(results: ModuleType) -> None:
-    gains = {"no wavelet": (-0.5, -1.0, 0.0), "no DS2S": (0.2, 0.0, 0.4), "no spectral loss": (0.0, -1.0, 1.0)}
+    gains = {"no wavelet": (-0.5, -1.0, 0.2), "no DS2S": (0.2, 0.1, 0.4), "no spectral loss": (-0.7, -1.0, -0.4)}
     told = results._earned(gains)
-    assert "the wavelet +0.50, DS2S -0.20" in told
-    assert told.endswith("DS2S and the spectral loss did not earn their place.")
+    assert "the wavelet +0.50 (-0.20 to +1.00), DS2S -0.20 (-0.40 to -0.10)" in told
+    assert told.endswith("Here DS2S did not earn its place. So few seeds cannot tell the wavelet from nothing.")
 
 
 def test_the_same_students_are_told(results: ModuleType) -> None:
