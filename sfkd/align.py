@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from sfkd._checks import real, unknown
 from sfkd._distributed import gathered, processes
 
+Layers = Sequence[Sequence[str]] | Literal["last"] | None  # what `choose_pairs` takes
+
 
 class ChannelStandardize(nn.Module):
     """Per-channel standardisation of `[B, C, H, W]` by running mean and variance, without parameters or their gradient.
@@ -208,9 +210,7 @@ def pair_layers(student: list[str], teacher: list[str]) -> list[tuple[str, str]]
     return [(name, teacher[max(1, (2 * i * m + n) // (2 * n)) - 1]) for i, name in enumerate(student, 1)]
 
 
-def choose_pairs(
-    student: list[str], teacher: list[str], layers: Sequence[Sequence[str]] | Literal["last"] | None
-) -> list[tuple[str, str]]:
+def choose_pairs(student: list[str], teacher: list[str], layers: Layers) -> list[tuple[str, str]]:
     """The layer pairs that an option `layers` names, `pair_layers` of all where it is None.
 
     Args:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfkd.align import choose_pairs
+from sfkd.align import Layers, choose_pairs
 from sfkd.distillers.base import Term
 from sfkd.distillers.kd import KD
 from sfkd.features import Backbone, Layer, Output
@@ -38,7 +38,7 @@ class Layerwise(KD):
         teacher: Backbone | None,
         feature_weight: float,
         *,
-        layers: Sequence[Sequence[str]] | Literal["last"] | None = None,
+        layers: Layers = None,
         warmup: float = 0.0,
         decay: float = 0.0,
         **options: Any,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sfkd._checks import one_of
-from sfkd.align import AlignedPair
+from sfkd.align import AlignedPair, Layers
 from sfkd.distillers.aligned import Aligned, target_ratio
 from sfkd.distillers.base import Term
 from sfkd.distillers.gffl import Sigma, frequency_losses
@@ -85,8 +85,9 @@ class SFKD(Aligned):
             (ours: among unlike models the scale of a coefficient is of less worth than how it varies).
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
-        feature_weight: of both; tuned, as `ds2s` is (`docs/results.md`).
-        **options: `width`, `reduction`, `normalized`, `layers`, `warmup`, `decay` and those of `kd`.
+        layers: of `Layerwise`; None pairs all stages.
+        feature_weight: of both; tuned, as `ds2s` and `layers` are (`docs/results.md`).
+        **options: `width`, `reduction`, `normalized`, `warmup`, `decay` and those of `kd`.
     """
 
     def __init__(
@@ -105,10 +106,11 @@ class SFKD(Aligned):
         spectrum: Spectrum = "complex",
         comparison: Comparison = "correlation",
         weighting: Weighting = "fixed",
+        layers: Layers = "last",
         feature_weight: float = 50.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, teacher, feature_weight=feature_weight, **options)
+        super().__init__(student, teacher, layers=layers, feature_weight=feature_weight, **options)
         self.asked_levels, self.wavelet, self.mode = levels, wavelet, mode
         self.spatial_frequency = nn.ModuleList(
             SpatialFrequencyLayer(
