@@ -95,15 +95,15 @@ class Measured:
             self.output(pair, role, source, work).features[pair.layer_of(role, layer)]
             for role in ("student", "teacher")
         )
-        module = pair.joint(layer)
+        joint = pair.joints[layer]
         with self._computing, torch.no_grad():
-            view = module(student.to(self.device), teacher.to(self.device))
+            view = joint.module(student.to(self.device), teacher.to(self.device))
         return refinement_of(
             view,
             student_layer=pair.layer_of("student", layer),
             teacher_layer=pair.layer_of("teacher", layer),
-            trained=pair.trained and not module.refine.is_identity(),  # type: ignore[operator, union-attr]
-            asked_levels=pair.distiller.asked_levels,
+            trained=joint.own and not joint.module.refine.is_identity(),
+            asked_levels=joint.asked_levels,
             channel=channel,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from cache import Cache
@@ -13,28 +14,36 @@ from runs_root import RunsRoot
 from settings import BUNDLED, JOIN, pair_of
 
 from sfkd import Backbone, WeightsError, create_distiller, load_demo, load_run, pair_layers
-from sfkd.distillers.sfkd import SFKD
+from sfkd.distillers.sfkd import SFKD, SpatialFrequencyLayer
 from sfkd.loading import DEMO, Run
 
 MOST_OPEN = 4
 MOST_PARAMETERS = 10**9  # of a model that is opened by name: 4 GB
 
 
+class Joint(NamedTuple):
+    """Alignment and DS2S of a layer pair; `own` where the run trained them, else they are new."""
+
+    module: SpatialFrequencyLayer
+    asked_levels: int
+    own: bool
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Models side by side, and the SFKD distiller that joins teacher and student.
+    """Models side by side, and what joins teacher and student.
 
     Attributes:
         content: changes where the weights under the key do. described: names and layers.
         models: role ("teacher", "alone", "student") → model, in the order in which figures show them.
-        distiller: trained: whether it is the run's own. run: None for timm names. folder: of the run, None for others.
+        joints: by layer pair, as `described.layers` names them. run: None for timm names. folder: of the run, None for
+            others.
     """
 
     content: str
     described: Described
     models: dict[str, Backbone]
-    distiller: SFKD
-    trained: bool
+    joints: dict[str, Joint]
     run: Run | None
     folder: Path | None
 
@@ -52,10 +61,6 @@ class Pair:
         """The layer of a model in a layer pair."""
         student, teacher = choice.split(JOIN)
         return teacher if role == "teacher" else student
-
-    def joint(self, choice: str) -> torch.nn.Module:
-        """Alignment and DS2S of a layer pair."""
-        return self.distiller.spatial_frequency[self.described.layers.index(choice)]
 
 
 class Pairs:
@@ -96,12 +101,10 @@ def _of_run(key: str, path: Path, content: str, device: str) -> Pair:
     models = {"teacher": run.teacher, "alone": run.baseline, "student": run.student}
     names = {"teacher": "teacher", "alone": "student alone", "student": f"student ({run.config.method.name})"}
     present = {role: model.to(device) for role, model in models.items() if model is not None}
-    own = isinstance(run.distiller, SFKD)
-    distiller = run.distiller if isinstance(run.distiller, SFKD) else _untrained(run.student, run.teacher)
-    distiller = distiller.to(device)
+    joints = _joints(run.student, run.teacher, run.distiller if isinstance(run.distiller, SFKD) else None, device)
     header = header_of_run(run, "bundled run" if key == BUNDLED else f"run {path.name}")
-    described = Described(key, {role: names[role] for role in present}, _layers(distiller), header)
-    return Pair(content, described, present, distiller, own, run, None if key == BUNDLED else path)
+    described = Described(key, {role: names[role] for role in present}, list(joints), header)
+    return Pair(content, described, present, joints, run, None if key == BUNDLED else path)
 
 
 def _of_names(key: str, teacher: str, student: str, weights: str, *, device: str) -> Pair:
@@ -114,10 +117,10 @@ def _of_names(key: str, teacher: str, student: str, weights: str, *, device: str
         except WeightsError as error:
             raise MissingWeights(str(error)) from error
     pair_layers(models["student"].layer_names, models["teacher"].layer_names)
-    distiller = _untrained(models["student"], models["teacher"]).to(device)
+    joints = _joints(models["student"], models["teacher"], None, device)
     header = header_of_names({role: model.name for role, model in models.items()}, pretrained=weights == "pretrained")
-    described = Described(key, {role: role for role in models}, _layers(distiller), header)
-    return Pair(key, described, models, distiller, False, None, None)
+    described = Described(key, {role: role for role in models}, list(joints), header)
+    return Pair(key, described, models, joints, None, None)
 
 
 def _check_size(name: str) -> None:
@@ -130,12 +133,15 @@ def _check_size(name: str) -> None:
         )
 
 
-def _untrained(student: Backbone, teacher: Backbone) -> SFKD:
+def _joints(student: Backbone, teacher: Backbone, own: SFKD | None, device: str) -> dict[str, Joint]:
+    """Every layer of the student beside the teacher's: those that the run compared as it did, the others new."""
     torch.manual_seed(0)
-    distiller = create_distiller("sfkd", student=student, teacher=teacher).eval()
-    assert isinstance(distiller, SFKD)
-    return distiller
-
-
-def _layers(distiller: SFKD) -> list[str]:
-    return [f"{student}{JOIN}{teacher}" for student, teacher in distiller.pairs]
+    distillers = [create_distiller("sfkd", student=student, teacher=teacher, layers=None), own]
+    found: dict[str, tuple[str, Joint]] = {}
+    for distiller in distillers:
+        if isinstance(distiller, SFKD):
+            modules = distiller.to(device).eval().spatial_frequency
+            for (name, partner), module in zip(distiller.pairs, modules, strict=True):
+                assert isinstance(module, SpatialFrequencyLayer)
+                found[name] = f"{name}{JOIN}{partner}", Joint(module, distiller.asked_levels, distiller is own)
+    return dict(found.values())

@@ -121,10 +121,12 @@ def ds2s(pair: Pair, settings: Settings) -> list[str]:
     """Lines that draw DS2S of a layer pair."""
     student = pair.layer_of("student", settings.layer)
     names = {role: f'models["{name}"]' for role, name in pair.names.items()}
-    untrained = f'sfkd.create_distiller("sfkd", student={names["student"]}, teacher={names["teacher"]}).eval()'
+    options = f"student={names['student']}, teacher={names['teacher']}, layers=None"
+    made = ["torch.manual_seed(0)", f'distiller = sfkd.create_distiller("sfkd", {options}).eval()']
+    own = pair.joints[settings.layer].own
     return [
         *opened(pair, settings.image),
-        *(["distiller = run.distiller"] if pair.trained else ["torch.manual_seed(0)", f"distiller = {untrained}"]),
+        *(["distiller = run.distiller"] if own else made),
         "",
         "",
         "def look(model):",
@@ -137,7 +139,7 @@ def ds2s(pair: Pair, settings: Settings) -> list[str]:
         "    view,",
         f'    student_layer="{student}",',
         f'    teacher_layer="{pair.layer_of("teacher", settings.layer)}",',
-        f"    trained={pair.trained},",
+        f"    trained={own},",
         "    asked_levels=distiller.asked_levels,",
         f"    channel={channel(settings)},",
         ")",

@@ -149,7 +149,7 @@ def recipe(recipe_values: Callable[..., dict[str, Any]]) -> Callable[..., Recipe
 def distilled() -> dict[str, Any]:
     """Top-level keys of a recipe that trains a teacher, the student alone and the student with SFKD."""
     teacher = TINY["convnext"] | {"schedule": {"epochs": 1, "batch_size": 16}}
-    return {"teacher": teacher, "baseline": True, "method": {"name": "sfkd"}}
+    return {"teacher": teacher, "baseline": True, "method": {"name": "sfkd", "options": {"layers": None}}}
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from work import Stopped, Work
 
 import sfkd.weights
 import sfkd_viz
+from sfkd.train import train
 
 SMALL = "timm|test_resnet.r160_in1k|test_vit.r160_in1k|random"
 
@@ -229,6 +230,20 @@ def test_two_timm_names_with_random_weights(engine):
     assert described.models == {"teacher": "teacher", "student": "student"}
     assert "untrained here" in drawn(engine, view="DS2S", pair=SMALL).answer
     assert "no student trained alone" in drawn(engine, view="Overview", pair=SMALL, image="mean:16").answer
+
+
+def test_a_run_that_compared_the_last_layers_alone_shows_them_all(tmp_path, recipe, finished_run):
+    """Its teacher and student stand for a trained run; DS2S of the other layers is told to be new, in the Python too."""
+    teacher = {"run": str(finished_run.nested("teacher").path)}
+    described = recipe(tmp_path / "last", teacher=teacher, method={"name": "sfkd"}, schedule={"epochs": 1})
+    train(described, progress=False, say=lambda _: None)
+    engine = Engine(RunsRoot(tmp_path), "cpu")
+    layers = engine.describe("run|last").layers
+    assert layers[:2] == ["layers.0 ↔ stages.0", "layers.1 ↔ stages.2"]
+    assert engine.show(Settings(view="Spectra", pair="run|last", layer=layers[0]), Work()).figures[0]
+    other, last = (engine.show(Settings(view="DS2S", pair="run|last", layer=layer), Work()) for layer in layers[::2])
+    assert f"untrained here and passes the bands on as they are. The run trained that of {layers[2]}." in other.answer
+    assert "untrained" not in last.answer
 
 
 def test_missing_weights_are_told_apart_and_links_fetch_none(engine, monkeypatch):

@@ -64,6 +64,8 @@ def build(tiny: Tiny, method: str, pair: tuple[str, str] = ("convnext", "swin"),
     torch.manual_seed(0)
     if method == "crd":
         options = {"num_samples": 20, "negatives": 64, **options}
+    if method == "sfkd":
+        options = {"layers": None, **options}  # all, so that every layer is looked at
     return create_distiller(method, student=tiny(student), teacher=tiny(teacher), **options)
 
 
@@ -374,6 +376,12 @@ def test_teacher_layers_are_those_that_terms_read(tiny: Tiny) -> None:
     last, all_paired = ["stages.3"], ["stages.0", "stages.2", "stages.3"]
     expected = dict.fromkeys(LAYERWISE, all_paired) | dict.fromkeys(["rkd", "crd", "correlation"], last)
     assert {m: build(tiny, m).teacher_layers for m in METHODS} == {m: expected.get(m, []) for m in METHODS}
+
+
+def test_sfkd_compares_the_last_layers_by_default(tiny: Tiny) -> None:
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    assert distiller.pairs == [(distiller.student.layer_names[-1], "stages.3")]
+    assert distiller.teacher_layers == ["stages.3"]
 
 
 @pytest.mark.parametrize("shares", [{"warmup": -0.1}, {"decay": 1.1}, {"warmup": 0.6, "decay": 0.5}])

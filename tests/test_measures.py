@@ -106,7 +106,7 @@ def test_gaussian_filter_of_a_shape_is_the_mask_alone():
 
 
 def test_ds2s_measure_of_a_fresh_distiller_is_the_identity(tiny):
-    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     measured = sfkd_viz.ds2s(distiller, torch.randn(2, 1, 32, 32))
     assert not measured.trained
     for stage in ("within", "across"):
@@ -116,7 +116,7 @@ def test_ds2s_measure_of_a_fresh_distiller_is_the_identity(tiny):
 
 
 def test_ds2s_measure_sees_a_planted_gain(tiny):
-    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     refine = distiller.spatial_frequency[0].refine
     with torch.no_grad():
         refine.low.weight[:, :, 1, 1] = 1.0  # doubles A, so four times its energy
@@ -130,7 +130,7 @@ def test_ds2s_refuses_what_has_none(tiny):
     kd = create_distiller("kd", student=tiny("swin"), teacher=tiny("convnext"))
     with pytest.raises(TypeError, match="other methods have no DS2S"):
         sfkd_viz.ds2s(kd, torch.randn(1, 1, 32, 32))
-    sfkd = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    sfkd = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     with pytest.raises(ValueError, match="is not paired; choose one of"):
         sfkd_viz.ds2s(sfkd, torch.randn(1, 1, 32, 32), layer="nowhere")
 
@@ -218,7 +218,7 @@ def test_every_kind_of_mask_keeps_and_removes(kind, sigma):
 
 
 def test_ds2s_of_every_layer_with_gains_per_band(tiny):
-    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     with torch.no_grad():
         distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
     images = torch.randn(2, 1, 32, 32)

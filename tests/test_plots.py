@@ -105,7 +105,7 @@ def test_plot_gaussian_mask_of_a_shape_and_of_a_band():
 
 
 def test_plot_ds2s_says_untrained(tiny):
-    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     fig = sfkd_viz.plot_ds2s(distiller, torch.randn(1, 1, 32, 32), channel="pc1")
     assert "untrained: the identity" in fig.layout.title.text
     gains = [t for t in fig.data if isinstance(t, go.Bar) and not t.showlegend]
@@ -175,7 +175,7 @@ def test_masks_of_different_widths_say_so_in_their_rows():
 
 
 def test_ds2s_gains_are_written_in_decibel(tiny):
-    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"))
+    distiller = create_distiller("sfkd", ds2s="full", student=tiny("swin"), teacher=tiny("convnext"), layers=None)
     with torch.no_grad():
         distiller.spatial_frequency[0].refine.low.weight[:, :, 1, 1] = 1.0
     fig = sfkd_viz.plot_ds2s(distiller, torch.randn(2, 1, 32, 32))

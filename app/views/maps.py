@@ -96,7 +96,9 @@ def ds2s(look: Look) -> Shown:
         {band: e for band, e in measured.error[stage].items() if np.isfinite(e)} for stage in ("input", "across")
     )
     if not measured.trained:
-        answer = "DS2S is untrained here and passes the bands on as they are."
+        own = [layer for layer, joint in pair.joints.items() if joint.own]
+        elsewhere = f" The run trained that of {', '.join(own)}." if own and s.layer not in own else ""
+        answer = f"DS2S is untrained here and passes the bands on as they are.{elsewhere}"
     elif before:
         band = max(before, key=lambda b: before[b] - after[b])
         gain = decibel(measured.gain["within"][band]), decibel(measured.gain["across"][band])
