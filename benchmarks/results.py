@@ -231,10 +231,11 @@ def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
 
 
 def _same(table: pd.DataFrame) -> str:
-    """Variants that made the very same students: levels that no grid bears are clamped."""
-    same = [v for v in table.index if v != "as it is" and table.loc[v].equals(table.loc["as it is"].rename(v))]
+    """Variants that made the very same students as one above them: levels that no grid bears are clamped."""
+    groups = table.groupby(list(table.columns), sort=False).groups.values()
+    same = [f"{variant} as of {first}" for first, *others in groups for variant in others]
     return (
-        f"\n\nThe same students, bit for bit, came of: {', '.join(same)} (no grid here bears more levels)."
+        f"\n\nThe same students, bit for bit, came of {', '.join(same)}: no grid here bears more levels."
         if same
         else ""
     )
@@ -287,8 +288,8 @@ def _tried() -> str:
         lines.append(f"| {variant} | " + " | ".join(_spread(values) if len(values) else "" for values in scores) + " |")
     return (
         "### What was tried on SFKD before\n\nOn the same held-out images, to find what its six trials should vary: a "
-        "search no rival had (`configs/benchmark/improving.yaml`; all by squared error, where nothing else is said with "
-        f"weight 50 and σ 0.25; {_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n"
+        "search no rival had (`configs/benchmark/improving.yaml`; otherwise of all stages, by squared error, "
+        f"with weight 50 and σ 0.25; {_seed_count(rows)}).\n\n| variant | {' | '.join(pairs)} |\n|-|{'-|' * len(pairs)}\n"
         + "\n".join(lines)
     )
 

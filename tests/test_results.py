@@ -56,6 +56,6 @@ def test_parts_that_do_not_help_are_named(results: ModuleType) -> None:
 
 def test_the_same_students_are_told(results: ModuleType) -> None:
     columns = pd.MultiIndex.from_product([["cnn-vit"], [0, 1]], names=["pair", "seed"])
-    table = pd.DataFrame([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]], ["as it is", "three levels", "db2"], columns)
-    assert "came of: three levels (" in results._same(table)
+    table = pd.DataFrame([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]], ["all stages", "three levels", "db2"], columns)
+    assert "came of three levels as of all stages: no grid" in results._same(table)
     assert not results._same(table.drop(index="three levels"))
