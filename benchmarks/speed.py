@@ -82,9 +82,10 @@ def rows() -> dict[str, Row]:
         partial(_weight, "kd"),
     )
     for variant, target in (("light", 1.08), ("full", None), ("off", None)):
-        measure = partial(_step, "sfkd", ds2s=variant)
-        weigh = partial(_weight, "sfkd", ds2s=variant)
-        found[f"step-sfkd-{variant}"] = Row(f"sfkd step, DS2S {variant}", "KD step", target, measure, weigh)
+        options = {"layers": None, "ds2s": variant}
+        measure, weigh = partial(_step, "sfkd", **options), partial(_weight, "sfkd", **options)
+        what = f"sfkd step, all stages, DS2S {variant}"
+        found[f"step-sfkd-{variant}"] = Row(what, "KD step", target, measure, weigh)
     found["precomputed"] = Row("sfkd step, teacher's outputs at hand", "student's own step", 1.25, _precomputed)
     for name in (*PAIR, "deit_tiny_patch16_224"):
         found[f"features-{name.partition('_')[0]}"] = Row(
