@@ -219,8 +219,9 @@ def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
     save_figure(_ablation_figure(gains), IMAGES / "ablations.png", dpi=130)
     return gains, (
         "## What each part is worth\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
-        "is, mean over both pairs, with a 95 % interval over paired seeds; the time is a step's over that of SFKD as it is, "
-        "from runs that shared a machine, so only large differences of it mean something; parameters are those beside the "
+        f"is, mean over both pairs ({_seed_count(rows)}), with a 95 % interval over paired seeds; the time is a step's over "
+        "that of SFKD as it is, from runs that shared a machine, so only large differences of it mean something; parameters "
+        "are those beside the "
         "student, mean of both pairs.\n\n![Ablations](images/results/ablations.png)\n\n"
         f"| variant | {' | '.join(pairs)} | difference | step time | parameters |\n|-|"
         + "-|" * (len(pairs) + 3)
