@@ -110,11 +110,8 @@ WAYS = (
 
 # Why a row misses its target.
 REASONS = {
-    "step-sfkd": "Without DS2S the step is at 1.07 already: alignment to up to 128 channels, two transforms, two losses, "
-    "most of it at 56×56. Full DS2S adds the rest. Half the width would halve both; the studies of `configs/benchmark/` "
-    "decide.",
-    "step-sfkd-light": "The same, with less of DS2S.",
-    "precomputed": "The student's step alone is the smaller floor, of which the same terms are a larger part.",
+    "step-sfkd-light": "Without DS2S the step of all stages is at 1.07 already: alignment, two transforms, two losses, most "
+    "of it at 56×56.",
     "analyze": "Models of 32 pixels take 1.8 to 2.4 ms an image, both together. The measures (spectra, band energies, and "
     "the alignment of all layers of both in every band) take 0.6 to 0.9 ms, on these small maps mostly Gram matrices.",
 }
