@@ -135,10 +135,12 @@ def _check_size(name: str) -> None:
 
 def _joints(student: Backbone, teacher: Backbone, own: SFKD | None, device: str) -> dict[str, Joint]:
     """Every layer of the student beside the teacher's: those that the run compared as it did, the others new."""
-    torch.manual_seed(0)
-    distillers = [create_distiller("sfkd", student=student, teacher=teacher, layers=None), own]
+    new = None
+    if own is None or len(own.pairs) < len(student.layer_names):
+        torch.manual_seed(0)
+        new = create_distiller("sfkd", student=student, teacher=teacher, layers=None)
     found: dict[str, tuple[str, Joint]] = {}
-    for distiller in distillers:
+    for distiller in (new, own):
         if isinstance(distiller, SFKD):
             modules = distiller.to(device).eval().spatial_frequency
             for (name, partner), module in zip(distiller.pairs, modules, strict=True):

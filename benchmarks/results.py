@@ -221,8 +221,7 @@ def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
         "## What each part is worth\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
         f"is, mean over both pairs ({_seed_count(rows)}), with a 95 % interval over paired seeds; the time is a step's over "
         "that of SFKD as it is, from runs that shared a machine, so only large differences of it mean something; parameters "
-        "are those beside the "
-        "student, mean of both pairs.\n\n![Ablations](images/results/ablations.png)\n\n"
+        "are those beside the student, mean of both pairs.\n\n![Ablations](images/results/ablations.png)\n\n"
         f"| variant | {' | '.join(pairs)} | difference | step time | parameters |\n|-|"
         + "-|" * (len(pairs) + 3)
         + "\n"

@@ -233,7 +233,7 @@ def test_two_timm_names_with_random_weights(engine):
 
 
 def test_a_run_that_compared_the_last_layers_alone_shows_them_all(tmp_path, recipe, finished_run):
-    """Its teacher and student stand for a trained run; DS2S of the other layers is told to be new, in the Python too."""
+    """DS2S of the layers that it left out is told to be new."""
     teacher = {"run": str(finished_run.nested("teacher").path)}
     described = recipe(tmp_path / "last", teacher=teacher, method={"name": "sfkd"}, schedule={"epochs": 1})
     train(described, progress=False, say=lambda _: None)
