@@ -233,7 +233,7 @@ def test_two_timm_names_with_random_weights(engine):
 
 
 def test_a_run_that_compared_the_last_layers_alone_shows_them_all(tmp_path, recipe, finished_run):
-    """DS2S of the layers that it left out is told to be new."""
+    """DS2S of the layers that it left out is told to be new, in the Python too."""
     teacher = {"run": str(finished_run.nested("teacher").path)}
     described = recipe(tmp_path / "last", teacher=teacher, method={"name": "sfkd"}, schedule={"epochs": 1})
     train(described, progress=False, say=lambda _: None)
@@ -244,6 +244,9 @@ def test_a_run_that_compared_the_last_layers_alone_shows_them_all(tmp_path, reci
     other, last = (engine.show(Settings(view="DS2S", pair="run|last", layer=layer), Work()) for layer in layers[::2])
     assert f"untrained here and passes the bands on as they are. The run trained that of {layers[2]}." in other.answer
     assert "untrained" not in last.answer
+    python = [drawn(engine, view="DS2S", pair="run|last", layer=layer).figures[0].python for layer in layers[::2]]
+    assert ["run.distiller" in script for script in python] == [False, True]
+    assert ["layers=None" in script for script in python] == [True, False]
 
 
 def test_missing_weights_are_told_apart_and_links_fetch_none(engine, monkeypatch):
