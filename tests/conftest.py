@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from app_page import CHROMIUM, FLAGS
+from helpers import TINY
 from playwright.sync_api import Browser, sync_playwright
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor
@@ -22,26 +23,6 @@ from sfkd import Backbone
 from sfkd.config import Recipe, parse_recipe
 from sfkd.runs import RunFolder
 from sfkd.train import train
-
-TINY: dict[str, dict[str, Any]] = {
-    "convnext": {"name": "convnext_atto", "kwargs": {"patch_size": 1, "dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}},
-    "swin": {
-        "name": "swin_tiny_patch4_window7_224",
-        "kwargs": {
-            "img_size": 32,
-            "patch_size": 2,
-            "window_size": 4,
-            "embed_dim": 16,
-            "depths": [1, 1, 1],
-            "num_heads": [1, 2, 4],
-        },
-    },
-    "vit": {
-        "name": "vit_tiny_patch16_224",
-        "kwargs": {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
-    },
-    "resnet": {"name": "test_resnet", "kwargs": {}},
-}
 
 
 @pytest.fixture(scope="session", autouse=True)

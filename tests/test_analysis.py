@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from torch import Tensor, nn
 
 import sfkd_viz
@@ -450,7 +451,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_the_entry_point_is_declared() -> None:
     import tomllib
 
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["sfkd.commands"] == {"analyze": f"{register.__module__}:{register.__name__}"}
 
 

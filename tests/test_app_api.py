@@ -2,18 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from app_process import running
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from helpers import ROOT
 
 import sfkd
 import sfkd_viz
 
-ROOT = Path(__file__).resolve().parent.parent
 MEASURES = {
     "transfer": {"image": "mean:40"},
     "cka": {"image": "mean:40", "model": "alone"},

@@ -13,6 +13,7 @@ import jobs
 import psutil
 import pytest
 import yaml
+from helpers import ROOT
 from jobs import Job, Jobs, Part, Watched
 from messages import UserError
 from microscope import Microscope
@@ -221,7 +222,7 @@ def test_a_wish_that_cannot_be_is_one_message(recipes, runs, wish, message):
 
 
 def test_the_page_s_recipes_hold():
-    recipes = Recipes(jobs.Path(__file__).parent.parent / "configs")
+    recipes = Recipes(ROOT / "configs")
     assert recipes.names()[0] == "demo"
     for name in recipes.names():
         assert recipes.made(Wish(name, "x"), jobs.Path("runs/x"))["out"] == "runs/x"

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import httpx
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from app_process import running
 from app_visitors import draw, visit
 from engine import Engine
+from helpers import ROOT
 from messages import UserError
 from runs_root import RunsRoot
 from settings import Settings
@@ -69,7 +69,7 @@ libc.fflush(None)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
 def test_threads_share_two_arenas():
-    app = Path(__file__).parent.parent / "app"
+    app = ROOT / "app"
     done = subprocess.run([sys.executable, "-c", _EIGHT_THREADS], cwd=app, capture_output=True, text=True, check=True)
     assert done.stdout.count("<heap nr=") == 2, done.stdout
 

@@ -3,10 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from guard import LOOPBACK, Guard
+from helpers import ROOT
 from launch import parse, users
 from messages import UserError, readable
 from runs_root import RunsRoot
@@ -14,8 +14,6 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_runs_come_from_the_runs_folder_only(finished_run, tmp_path):

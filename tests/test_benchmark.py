@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import CONVNEXT
+from helpers import CONVNEXT, ROOT
 
 import sfkd.benchmark
 from sfkd.benchmark import COLUMNS, Table, benchmark
@@ -26,7 +26,6 @@ from sfkd.distillers import distiller_options, list_distillers
 from sfkd.runs import RunFolder
 from sfkd.study import load_study, runs_of
 
-ROOT = Path(__file__).resolve().parent.parent
 VIT = {"name": "vit_tiny_patch16_224"}
 VIT |= {"kwargs": {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}}
 Write = Callable[..., Path]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from torch.utils.data import DataLoader
 
 import sfkd_viz
@@ -14,7 +15,7 @@ from sfkd.loading import DEMO, load_run
 from sfkd_viz.analysis import Analysis
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "transfer.md"
+PAGE = ROOT / "docs" / "transfer.md"
 
 
 @pytest.fixture(scope="module")

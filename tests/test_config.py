@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import ROOT
 
 from sfkd.config import RecipeError, dump_recipe, load_recipe, parse_recipe
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def values(**changes: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers import INDEX, TARGETS, UNLABELLED, Tiny, build
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,20 +53,6 @@ ALIGNED = LAYERWISE[1:]
 WITHOUT_PARTS = ["none", "kd", "dkd", "dist", "rkd"]  # nothing of their own is trained
 # a fresh mixer's logits are all alike, and relations of fresh tiny nets so near that a first step leads away
 AT_REST = {("dist", ("mixer", "resnet")), ("rkd", ("convnext", "swin"))}
-TARGETS, INDEX = torch.tensor([1, 7, 0, 3]), torch.tensor([5, 0, 19, 2])
-UNLABELLED = torch.full((4,), -1)
-
-Tiny = Callable[..., Backbone]
-
-
-def build(tiny: Tiny, method: str, pair: tuple[str, str] = ("convnext", "swin"), **options: Any) -> Distiller:
-    teacher, student = pair
-    torch.manual_seed(0)
-    if method == "crd":
-        options = {"num_samples": 20, "negatives": 64, **options}
-    if method == "sfkd":
-        options = {"layers": None, **options}  # all, so that every layer is looked at
-    return create_distiller(method, student=tiny(student), teacher=tiny(teacher), **options)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 from packaging.requirements import Requirement
 
 import sfkd
@@ -19,7 +20,6 @@ import sfkd_viz
 from sfkd import cli
 from sfkd.runs import RunFolder
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SHORT = [
     *("data.name=torch/mnist", "data.train_samples=64", "schedule.epochs=1", "schedule.batch_size=16"),

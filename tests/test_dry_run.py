@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONVNEXT
+from helpers import CONVNEXT, ROOT
 from torch import nn
 
 import sfkd.dry_run
@@ -17,7 +17,7 @@ from sfkd.dry_run import DryRun, dry_run
 from sfkd.transforms import DataError
 
 RecipeOf = Callable[..., Recipe]
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 PUBLISHED = {
     "cifar100_cnn": {"epochs": 300, "global_batch": 128, "steps": 390, "lr": 0.05, "weight_decay": 2e-3},
     "cifar100_vit": {"epochs": 300, "global_batch": 128, "steps": 390, "lr": 5e-4, "weight_decay": 0.05},

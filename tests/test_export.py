@@ -4,12 +4,12 @@ import json
 import re
 import struct
 import threading
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 from choreographer.browsers.chromium import Chromium
+from helpers import ROOT
 from plotly.subplots import make_subplots
 
 import sfkd_viz
@@ -181,6 +181,6 @@ def _typed(node):
 
 @pytest.mark.parametrize("name", [name for name in sfkd_viz.__all__ if name.startswith("plot_")])
 def test_every_plot_is_in_the_gallery(name):
-    docs = Path(__file__).resolve().parent.parent / "docs"
+    docs = ROOT / "docs"
     assert f"sfkd_viz.{name}(" in (docs / "gallery.md").read_text(encoding="utf-8")
     assert 1_000 < (docs / "images" / "gallery" / f"{name}.png").stat().st_size < 120_000

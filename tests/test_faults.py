@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import CONVNEXT, assert_same_weights, quietly, weights
+from helpers import CONVNEXT, assert_same_weights, interrupted, quietly, weights
 from safetensors.torch import load_file, save_file
 
-import sfkd.train
 from sfkd import WeightsError
 from sfkd.cli import main
 from sfkd.config import Recipe
@@ -27,20 +26,10 @@ RecipeOf = Callable[..., Recipe]
 
 
 @pytest.fixture
-def half(tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def half(tmp_path: Path, recipe: RecipeOf) -> Recipe:
     """A run that was stopped after the first of two epochs."""
     described = recipe(tmp_path / "run", student=CONVNEXT)
-    epoch = sfkd.train._Training._epoch
-
-    def stopped(self: Any, number: int, *args: Any) -> dict[str, float]:
-        if number == 2:
-            raise KeyboardInterrupt
-        return epoch(self, number, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sfkd.train._Training, "_epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            quietly(described)
+    interrupted(described)
     return described
 
 

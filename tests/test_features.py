@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from helpers import TINY
 from torch import Tensor, nn
 
 import sfkd.weights
@@ -16,15 +17,8 @@ from sfkd.features import Normalization, captured
 
 FAMILIES = {
     "resnet18": {},
-    "convnext_atto": {"patch_size": 1, "dims": [8, 16, 32, 64], "depths": [1, 1, 1, 1]},
-    "swin_tiny_patch4_window7_224": {
-        "img_size": 32,
-        "patch_size": 2,
-        "window_size": 4,
-        "embed_dim": 16,
-        "depths": [1, 1, 1],
-        "num_heads": [1, 2, 4],
-    },
+    TINY["convnext"]["name"]: TINY["convnext"]["kwargs"],
+    TINY["swin"]["name"]: TINY["swin"]["kwargs"],
     "vit_tiny_patch16_224": {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 6, "num_heads": 2},
     "deit_tiny_distilled_patch16_224": {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
     "mixer_s16_224": {"img_size": 32},

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from helpers import ROOT
 from input_table import FUNCTIONS, INPUTS, outcome
 
 import sfkd
 import sfkd_viz
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "reliability.md"
 
 
 def promised() -> dict[tuple[str, str], str]:

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import CONVNEXT, assert_same_weights, quietly, weights
+from helpers import CONVNEXT, ROOT, assert_same_weights, quietly, weights
 
 from sfkd.config import parse_recipe
 from sfkd.runs import RunFolder
 
-ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("sfkd", "sfkd_viz", "app") for path in (ROOT / folder).rglob("*.py"))
 
 # Low to high. A module imports what stands on a lower line; inside a folder of modules they may meet.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import CONVNEXT, assert_same_weights, quietly, weights
+from helpers import CONVNEXT, ROOT, assert_same_weights, interrupted, quietly, weights
 from torch import Tensor
 
 import sfkd.train
@@ -25,7 +25,6 @@ from sfkd.train import TrainingDiverged, train
 
 RecipeOf = Callable[..., Recipe]
 ValuesOf = Callable[..., dict[str, Any]]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def epochs(folder: Path) -> list[int]:
@@ -113,9 +112,9 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, recipe: RecipeOf) 
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_learning_rate_warms_up_and_ends_near_its_minimum(
-    tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate of every step of AdamW that the test takes."""
     rates: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -124,6 +123,12 @@ def test_the_learning_rate_warms_up_and_ends_near_its_minimum(
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    return rates
+
+
+def test_the_learning_rate_warms_up_and_ends_near_its_minimum(
+    tmp_path: Path, recipe: RecipeOf, rates: list[float]
+) -> None:
     schedule = {"epochs": 4, "warmup_epochs": 2, "lr": 1e-3, "min_lr": 1e-5}
     quietly(recipe(tmp_path / "run", student=CONVNEXT, schedule=schedule))
     assert len(rates) == 16
@@ -137,28 +142,12 @@ def test_the_learning_rate_warms_up_and_ends_near_its_minimum(
 # -- stop and go on -------------------------------------------------------------------------------------------------------
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, before_epoch: int) -> None:
-    epoch = sfkd.train._Training._epoch
-
-    def stopped(self: Any, number: int) -> dict[str, float]:
-        if number == before_epoch:
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
-    monkeypatch.setattr(sfkd.train._Training, "_epoch", stopped)
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "adabelief", "laprop", "muon", "adafactor"])
-def test_any_optimizer_goes_on_exactly(
-    tmp_path: Path, recipe: RecipeOf, optimizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_optimizer_goes_on_exactly(tmp_path: Path, recipe: RecipeOf, optimizer: str) -> None:
     """Some keep tensors in their groups, or plain numbers in their state."""
     options = {"student": CONVNEXT, "schedule": {"optimizer": optimizer, "epochs": 3}, "data": {"augmentation": "crop"}}
     whole = quietly(recipe(tmp_path / "whole", **options))
-    with monkeypatch.context() as patch:
-        interrupt(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            quietly(recipe(tmp_path / "parts", **options))
+    interrupted(recipe(tmp_path / "parts", **options), before_epoch=3)
     assert epochs(tmp_path / "parts") == [1, 2]
     parts = quietly(recipe(tmp_path / "parts", **options))
     assert_same_weights(weights(whole), weights(parts))
@@ -398,15 +387,7 @@ def test_a_teacher_with_its_own_normalisation_sees_what_it_was_trained_with(
     assert run.student.own_normalization == run.teacher.normalization == ((0.1,), (0.9,))
 
 
-def test_the_learning_rate_falls_in_steps(tmp_path: Path, recipe: RecipeOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def recorded(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+def test_the_learning_rate_falls_in_steps(tmp_path: Path, recipe: RecipeOf, rates: list[float]) -> None:
     schedule = {"epochs": 6, "warmup_epochs": 1, "warmup_lr": 1e-6, "lr": 1e-2, "decay": "step", "decay_epochs": 2}
     quietly(recipe(tmp_path / "run", student=CONVNEXT, schedule=schedule))
     assert rates[0] == pytest.approx(1e-6)

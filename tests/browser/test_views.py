@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,7 +15,6 @@ from catalogue import CARDS
 from PIL import Image
 from playwright.sync_api import expect
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TITLES = {
     "Overview": ["Transfer: alignment"],
     "Sub-bands": ["Wavelet sub-bands · haar", "Energy per sub-band · student"],

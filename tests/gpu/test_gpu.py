@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import CONVNEXT, assert_same_weights, quietly, weights
+from helpers import CONVNEXT, assert_same_weights, interrupted, quietly, weights
 from torch import Tensor
 
-import sfkd.train
 from sfkd import Backbone, create_distiller, list_distillers
 from sfkd.config import Recipe
 from sfkd.runs import RunFolder
@@ -92,23 +91,11 @@ def test_switches_change_little(tmp_path: Path, recipe: RecipeOf, pair: dict[str
     assert switched[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)
 
 
-def test_stopped_and_resumed(
-    tmp_path: Path, recipe: RecipeOf, pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_and_resumed(tmp_path: Path, recipe: RecipeOf, pair: dict[str, Any]) -> None:
     options = pair | {"mixed_precision": "fp16"}
     torch.use_deterministic_algorithms(True, warn_only=True)
     whole = quietly(recipe(tmp_path / "whole", **options))
-    epoch = sfkd.train._Training._epoch
-
-    def stopped(self: Any, number: int, *args: Any) -> dict[str, float]:
-        if number == 2:
-            raise KeyboardInterrupt
-        return epoch(self, number, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sfkd.train._Training, "_epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            quietly(recipe(tmp_path / "parts", **options))
+    interrupted(recipe(tmp_path / "parts", **options))
     parts = quietly(recipe(tmp_path / "parts", **options))
     torch.use_deterministic_algorithms(False)
     assert_same_weights(weights(whole), weights(parts))
