@@ -27,6 +27,11 @@ STUDIES = ROOT / "configs" / "benchmark"
 RIVALS = ("kd", "fitnet", "correlation", "rkd", "crd", "dkd", "dist", "ofa", "spectralkd", "freekd")
 OURS = ("gffl", "sfkd")
 METHODS = ("none", *RIVALS, *OURS)
+PARTS = {
+    "no wavelet": "the wavelet",
+    "no DS2S": "DS2S",
+    "no spectral loss": "the spectral loss",
+}  # by variant without it
 CONFIDENCE = 0.95
 
 
@@ -34,12 +39,12 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     grid = pd.read_csv(TABLES / "grid.csv", keep_default_na=False)
     scores = {name: Scores.of(grid[grid.regime == name]) for name in REGIMES}
-    gains, ablations = _ablations()
-    parts = [INTRODUCTION, _in_short(scores, gains), _setting(grid)]
+    worth, parts = _parts()
+    page = [INTRODUCTION, _in_short(scores, worth), _setting(grid)]
     for regime, heading in REGIMES.items():
-        parts += [_with_seeds(heading, grid[grid.regime == regime]), *_regime(scores[regime], regime)]
-    parts += [ablations, why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
-    write_atomically(DOCS / "results.md", "\n\n".join(part for part in parts if part) + "\n")
+        page += [_with_seeds(heading, grid[grid.regime == regime]), *_regime(scores[regime], regime)]
+    page += [parts, _ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
+    write_atomically(DOCS / "results.md", "\n\n".join(page) + "\n")
 
 
 INTRODUCTION = """# Results
@@ -49,7 +54,7 @@ Every number here is read from the tables in `benchmarks/results/` by `make resu
 ```sh
 sfkd benchmark configs/benchmark/tuning_kd.yaml configs/benchmark/tuning.yaml     # choices, on held-out training images
 sfkd benchmark configs/benchmark/short.yaml configs/benchmark/few.yaml            # the grid, on the test sets
-sfkd benchmark configs/benchmark/ablations.yaml
+sfkd benchmark configs/benchmark/parts.yaml configs/benchmark/ablations.yaml
 ```
 
 which skip the rows that are there: delete a row to have it made again. This is an experiment at the scale of a small
@@ -107,7 +112,7 @@ class Scores:
     @classmethod
     def of(cls, rows: pd.DataFrame) -> Scores:
         """Those of these rows of the grid."""
-        table = rows.pivot_table(index="method", columns=["pair", "seed"], values="top1_last", sort=False)
+        table = _top1(rows, "method")
         table = table.loc[[m for m in METHODS if m in table.index]]
         means = table.T.groupby(level="pair", sort=False).mean().T
         return cls(table, means, means.rank(ascending=False).mean(axis=1))
@@ -130,7 +135,7 @@ class Scores:
         return [pair for pair in self.means if self.means[pair].rank(ascending=False)["sfkd"] > 2]
 
 
-def _in_short(scores: dict[str, Scores], gains: dict[str, tuple[float, float, float]]) -> str:
+def _in_short(scores: dict[str, Scores], worth: dict[str, tuple[float, float, float]]) -> str:
     """What was hoped for beside what came, whatever that is."""
     lines: dict[str, list[str]] = {}
     for of in scores.values():
@@ -151,7 +156,7 @@ def _in_short(scores: dict[str, Scores], gains: dict[str, tuple[float, float, fl
         f"## In short\n\n| what `sfkd` should be | {' | '.join(_WORDS[regime] for regime in scores)} |\n"
         f"|-|{'-|' * len(scores)}\n"
         + "\n".join(f"| {hope} | {' | '.join(came)} |" for hope, came in lines.items())
-        + f"\n\nDifferences are points of top-1, means over pairs{note}. {_earned(gains)}"
+        + f"\n\nDifferences are points of top-1, means over pairs{note}. {_earned(worth)}"
     )
 
 
@@ -202,10 +207,30 @@ def _differences(scores: Scores) -> str:
     )
 
 
-def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
-    """What each change of SFKD makes, and the part of the page on it."""
+def _parts() -> tuple[dict[str, tuple[float, float, float]], str]:
+    """Points that each of the paper's parts adds, over all pairs and seeds, and the section of the page on it."""
+    rows = pd.read_csv(TABLES / "parts.csv", keep_default_na=False)
+    table = _top1(rows, "variant")
+    added = {part: table.loc[""] - table.loc[variant] for variant, part in PARTS.items()}
+    worth = {part: paired(values.to_numpy()) for part, values in added.items()}
+    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    lines = []
+    for part, values in added.items():
+        cells = " | ".join(_signed(values[pair]) for pair in pairs)
+        lines.append(f"| {part} | {cells} | {_interval(worth[part])} |")
+    save_figure(_parts_figure(added, worth), IMAGES / "parts.png", dpi=130)
+    return worth, (
+        "## What each part is worth\n\nTop-1 of SFKD less that of SFKD without the part, on every pair, points, mean ± "
+        f"standard deviation over {_seed_count(rows)}; the mean over pairs with a 95 % interval over all {table.shape[1]} "
+        "paired runs.\n\n![Parts](images/results/parts.png)\n\n"
+        f"| part | {' | '.join(pairs)} | mean |\n|-|{'-|' * (len(pairs) + 1)}\n" + "\n".join(lines)
+    )
+
+
+def _ablations() -> str:
+    """What each change of SFKD makes."""
     rows = pd.read_csv(TABLES / "ablations.csv", keep_default_na=False)
-    table = rows.pivot_table(index="variant", columns=["pair", "seed"], values="top1_last", sort=False)
+    table = _top1(rows, "variant")
     cost = rows.groupby("variant").step_ms.median() / rows[rows.variant == "as it is"].step_ms.median()
     extra = rows.groupby("variant").extra_params.mean()
     pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
@@ -217,8 +242,8 @@ def _ablations() -> tuple[dict[str, tuple[float, float, float]], str]:
         difference = "" if variant == "as it is" else _interval(gains[variant])
         lines.append(f"| {variant} | {cells} | {difference} | {cost[variant]:.2f} | {extra[variant]:,.0f} |")
     save_figure(_ablation_figure(gains), IMAGES / "ablations.png", dpi=130)
-    return gains, (
-        "## What each part is worth\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
+    return (
+        "### One thing changed\n\nSFKD with one thing changed, top-1 on the test set. The difference is to SFKD as it "
         f"is, mean over both pairs ({_seed_count(rows)}), with a 95 % interval over paired seeds; the time is a step's over "
         "that of SFKD as it is, from runs that shared a machine, so only large differences of it mean something; parameters "
         "are those beside the student, mean of both pairs.\n\n![Ablations](images/results/ablations.png)\n\n"
@@ -241,18 +266,17 @@ def _same(table: pd.DataFrame) -> str:
     )
 
 
-def _earned(gains: dict[str, tuple[float, float, float]]) -> str:
+def _earned(worth: dict[str, tuple[float, float, float]]) -> str:
     """Which of the paper's parts are worth their cost here, whatever that is."""
-    without = {"no wavelet": "the wavelet", "no DS2S": "DS2S", "no spectral loss": "the spectral loss"}
-    worth = {part: (-mean, -high, -low) for v, part in without.items() for mean, low, high in [gains[v]]}
     told = ", ".join(f"{part} {_interval(points)}" for part, points in worth.items())
-    idle = [part for part, points in worth.items() if points[0] <= 0]
-    unsure = [part for part, (mean, low, high) in worth.items() if mean > 0 and low <= 0 <= high]
-    verdict = [f"What the parts add, by the ablations on two pairs: {told}."]
-    if idle:
-        verdict.append(f"Here {' and '.join(idle)} did not earn {'its' if len(idle) == 1 else 'their'} place.")
+    harmful = [part for part, (_, _, high) in worth.items() if high < 0]
+    unsure = [part for part, (_, low, high) in worth.items() if low <= 0 <= high]
+    verdict = [f"What the paper's parts add, over all pairs: {told}."]
+    if harmful:
+        verdict.append(f"Without {' and '.join(harmful)} it is better here.")
     if unsure:
-        verdict.append(f"So few seeds cannot tell {' and '.join(unsure)} from nothing.")
+        are = "have" if len(unsure) > 1 else "has"
+        verdict.append(f"{_capital(' and '.join(unsure))} {are} not earned a place here: no difference is shown.")
     return " ".join(verdict)
 
 
@@ -280,7 +304,7 @@ def _tuning() -> str:
 def _tried() -> str:
     """What SFKD's trials were drawn from."""
     rows = pd.read_csv(TABLES / "improving.csv", keep_default_na=False)
-    table = rows.pivot_table(index="variant", columns=["pair", "seed"], values="top1_last", sort=False)
+    table = _top1(rows, "variant")
     pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
     lines = []
     for variant in table.index:
@@ -336,6 +360,20 @@ def _rank_figure(ranks: pd.Series, regime: str) -> go.Figure:
     return theme.titled(fig, f"Mean rank · {_WORDS[regime]}", note, 120 + 30 * len(order)).update_layout(width=760)
 
 
+def _parts_figure(added: dict[str, pd.Series], worth: dict[str, tuple[float, float, float]]) -> go.Figure:
+    parts = list(reversed(added))
+    fig = go.Figure(_bars(parts, [worth[part] for part in parts]))
+    of_pairs = {part: values.groupby(level="pair", sort=False).mean() for part, values in added.items()}
+    for number, pair in enumerate(next(iter(of_pairs.values())).index):
+        round_, colour = divmod(number, len(theme.PALETTE))
+        marker = {"color": theme.PALETTE[colour], "symbol": ("circle", "diamond")[round_], "size": 10}
+        fig.add_scatter(x=[of_pairs[p][pair] for p in parts], y=parts, mode="markers", name=str(pair), marker=marker)
+    fig.update_traces(showlegend=False, marker_color="#d4d7dd", selector={"type": "bar"})
+    fig.update_xaxes(title_text="SFKD less SFKD without the part, points of top-1")
+    note = f"A bar is the mean over pairs{_whiskers(worth.values(), 'runs')}; a point is a pair."
+    return theme.titled(fig, "What each part adds", note, 380).update_layout(width=820)
+
+
 def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
     order = [variant for variant in reversed(gains) if variant != "as it is"]
     fig = go.Figure(_bars(order, [gains[v] for v in order]))
@@ -344,9 +382,9 @@ def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
     return theme.titled(fig, "Ablations", note, 120 + 26 * len(order)).update_layout(width=820)
 
 
-def _whiskers(values: Iterable[tuple[float, float, float]]) -> str:
+def _whiskers(values: Iterable[tuple[float, float, float]], over: str = "seeds") -> str:
     """What the lines on the bars are."""
-    return ", 95 % interval over paired seeds" if _several_seeds(values) else ", one seed"
+    return f", 95 % interval over paired {over}" if _several_seeds(values) else ", one seed"
 
 
 def _several_seeds(values: Iterable[tuple[float, float, float]]) -> bool:
@@ -386,6 +424,11 @@ def _interval(of: tuple[float, float, float]) -> str:
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" if np.isfinite(low) else f"{mean:+.2f} (one seed)"
 
 
+def _top1(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Top-1 after the last epoch: (`by`) × (pair, seed), in the order of the rows."""
+    return rows.pivot_table(index=by, columns=["pair", "seed"], values="top1_last", sort=False)
+
+
 def _seeds(table: pd.DataFrame, method: str) -> np.ndarray:
     """Mean over pairs for each seed."""
     return _over_pairs(table.loc[method])
@@ -397,6 +440,10 @@ def _over_pairs(values: pd.Series) -> np.ndarray:
 
 def _spread(values: pd.Series) -> str:
     return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def _signed(values: pd.Series) -> str:
+    return f"{values.mean():+.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def _placed(text: str, values: pd.Series, method: str) -> str:
@@ -413,6 +460,11 @@ def _with_seeds(heading: str, rows: pd.DataFrame) -> str:
     count = _seed_count(rows)
     spread = f"mean ± standard deviation over {count}" if rows.seed.nunique() > 1 else count
     return heading.format(spread=spread, Seeds=count.capitalize())
+
+
+def _capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _ordinal(place: int) -> str:

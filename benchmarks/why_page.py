@@ -12,74 +12,106 @@ from why import ABLATED, IMAGES
 
 from sfkd_viz import save_figure, theme
 
-TITLES = {"movement": "movement of alignment", "without": "top-1 without the band, points"}
+LOOKS = {  # of a heat map: title, colours, format
+    "alone": ("alignment of the student alone", "Blues", ".2f"),
+    "movement": ("movement of alignment", "RdBu_r", ".3f"),
+    "without": ("top-1 without the band, points", "RdBu", ".1f"),
+}
 
 
 def why(table: Path, images: Path) -> str:
-    """Text and two figures from why.csv; nothing where that is not there.
+    """Text and three figures from why.csv.
 
     Args:
         table: as `make why` fills it. images: folder of the figures.
     """
-    if not table.is_file():
-        return ""
     rows = pd.read_csv(table)
     banded, whole = rows[rows.band != "all"], rows[rows.band == "all"]
-    bands = list(dict.fromkeys(banded.band))
-    means = {
-        name: banded.pivot_table(index="method", columns="band", values=name, sort=False)[bands] for name in TITLES
-    }
-    means["without"].loc["none"] = banded.groupby("band").without_alone.mean()[bands]
+    of_methods = {name: _by(banded, "method", name) for name in ("movement", "without")}
+    of_methods["without"].loc["none"] = banded.groupby("band").without_alone.mean()
+    sfkd = banded[banded.method == "sfkd"]
+    of_pairs = {name: _by(sfkd, "pair", name) for name in ("alone", "movement")}
     runs = whole.groupby(["pair", "method", "seed"], sort=False)[["movement", "gain"]].mean().reset_index()
-    save_figure(_bands(means), images / "bands.png", dpi=130)
+    note = "Mean over {}seeds and layers that bear the band. A: the coarsest approximation; H, V, D: details."
+    save_figure(_heat(of_methods, "Bands by method", note.format("pairs, ")), images / "bands.png", dpi=130)
+    save_figure(_heat(of_pairs, "Bands by pair, under SFKD", note.format("")), images / "pairs.png", dpi=130)
     save_figure(_movement(runs), images / "movement.png", dpi=130)
     together = spearmanr(runs.movement, runs.gain)
     inside = [spearmanr(some.movement, some.gain).statistic for _, some in runs.groupby("pair")]
+    lines = []
+    for method, values in of_methods["movement"].iterrows():
+        of_method = runs[runs.method == method]
+        most, least = values.idxmax(), values.idxmin()
+        lines.append(
+            f"| {method} | {of_method.movement.mean():+.3f} | {most} {values[most]:+.3f} | {least} {values[least]:+.3f} "
+            f"| {_strongest(of_methods['without'].loc[method])} | {of_method.gain.mean():+.2f} |"
+        )
     return f"""## Why: which bands move, and which matter
 
 `make why` measures the students of the grid with `sfkd_viz.analyze`: how much nearer to the teacher each band of each layer
 came than in the student alone (movement of CKA, at most {IMAGES:,} test images), and what the student's top-1 loses when the
 band is taken away inside it (at most {ABLATED} images). `benchmarks/results/why.csv` has every layer, with intervals.
 
-![Bands](images/results/bands.png)
+![Bands by method](images/results/bands.png)
 
-Most moved {_strongest(means["movement"])}; most is lost without {_strongest(means["without"])}.
+| method | movement of whole maps | most moved | least moved | dearest band, points of top-1 | gain over the student alone |
+|-|-|-|-|-|-|
+{chr(10).join(lines)}
+
+Which components move depends on the pair:
+
+![Bands by pair](images/results/pairs.png)
+
+Spearman's ρ of a band's alignment in the student alone and its movement, over pairs, layers, bands and seeds:
+{_far(banded)}.
+Where it is negative, what was far from the teacher came nearer. Part of that is chance: the student alone stands in both
+numbers, so its noise drives them apart, under any method.
+
+Does movement go with the gain?
 
 ![Movement and gain](images/results/movement.png)
 
-Does movement go with the gain? Over all {len(runs)} students Spearman's ρ of the two is {together.statistic:+.2f}
-(p = {together.pvalue:.2g}); inside a pair it is {np.mean(inside):+.2f} on average ({min(inside):+.2f} to
-{max(inside):+.2f}). Where the first is large and the second is not, it is the pairs that differ, not the methods."""
+Over all {len(runs)} students Spearman's ρ of the two is {together.statistic:+.2f} (p = {together.pvalue:.2g}); inside a pair
+it is {np.mean(inside):+.2f} on average ({min(inside):+.2f} to {max(inside):+.2f}). Where the first is large and the second
+is not, it is the pairs that differ, not the methods."""
 
 
-def _strongest(table: pd.DataFrame) -> str:
-    """The cell that is furthest from zero, in words."""
-    method, band = table.abs().stack().idxmax()
-    return f"{band} under `{method}` ({table.loc[method, band]:+.3f})"
+def _by(rows: pd.DataFrame, of: str, value: str) -> pd.DataFrame:
+    """Means of a column of the table: (`of`) × (band), both in the order of the table."""
+    return rows.pivot_table(index=of, columns="band", values=value, sort=False)[list(dict.fromkeys(rows.band))]
 
 
-def _bands(tables: dict[str, pd.DataFrame]) -> go.Figure:
-    fig = theme.subplots(1, 2, list(TITLES.values()), horizontal_spacing=0.16)
-    looks = {"movement": ("RdBu_r", "%{z:.3f}"), "without": ("RdBu", "%{z:.1f}")}
+def _strongest(values: pd.Series) -> str:
+    """The band without which most is lost."""
+    return f"{values.idxmin()} {values.min():+.1f}"
+
+
+def _far(banded: pd.DataFrame) -> str:
+    """Spearman's ρ of alignment alone and movement, by method."""
+    both = banded.dropna(subset=["alone", "movement"]).groupby("method", sort=False)
+    return ", ".join(f"`{method}` {spearmanr(rows.alone, rows.movement).statistic:+.2f}" for method, rows in both)
+
+
+def _heat(tables: dict[str, pd.DataFrame], title: str, note: str) -> go.Figure:
+    """Two heat maps side by side, rows as they are named, a column each band."""
+    fig = theme.subplots(1, 2, [LOOKS[name][0] for name in tables], horizontal_spacing=0.18)
     for column, (name, table) in enumerate(tables.items(), 1):
-        values = table.to_numpy()
-        most = float(np.nanmax(np.abs(values)))
-        scale, text = looks[name]
+        _, scale, text = LOOKS[name]
+        most = float(np.nanmax(np.abs(table.to_numpy())))
         heat = go.Heatmap(
-            z=values,
+            z=table.to_numpy(),
             x=list(table.columns),
             y=list(table.index),
             colorscale=scale,
-            zmin=-most,
+            zmin=0 if name == "alone" else -most,
             zmax=most,
-            texttemplate=text,
+            texttemplate=f"%{{z:{text}}}",
             showscale=False,
         )
         fig.add_trace(heat, row=1, col=column)
     fig.update_yaxes(autorange="reversed")
-    note = "Mean over pairs, seeds and layers that bear the band. A: the coarsest approximation; H, V, D: details."
-    height = 160 + 34 * len(tables["without"])
-    return theme.titled(fig, "Bands of the trained students", note, height).update_layout(width=900)
+    height = 160 + 34 * max(len(table) for table in tables.values())
+    return theme.titled(fig, title, note, height).update_layout(width=960)
 
 
 def _movement(runs: pd.DataFrame) -> go.Figure:

@@ -48,10 +48,12 @@ def test_intervals_are_those_of_a_paired_t_test(results: ModuleType) -> None:
 
 
 def test_parts_that_do_not_help_are_named(results: ModuleType) -> None:
-    gains = {"no wavelet": (-0.5, -1.0, 0.2), "no DS2S": (0.2, 0.1, 0.4), "no spectral loss": (-0.7, -1.0, -0.4)}
-    told = results._earned(gains)
+    worth = {"the wavelet": (0.5, -0.2, 1.0), "DS2S": (-0.2, -0.4, -0.1), "the spectral loss": (0.7, 0.4, 1.0)}
+    told = results._earned(worth)
     assert "the wavelet +0.50 (-0.20 to +1.00), DS2S -0.20 (-0.40 to -0.10)" in told
-    assert told.endswith("Here DS2S did not earn its place. So few seeds cannot tell the wavelet from nothing.")
+    assert told.endswith(
+        "Without DS2S it is better here. The wavelet has not earned a place here: no difference is shown."
+    )
 
 
 def test_the_same_students_are_told(results: ModuleType) -> None:
@@ -59,3 +61,36 @@ def test_the_same_students_are_told(results: ModuleType) -> None:
     table = pd.DataFrame([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]], ["all stages", "three levels", "db2"], columns)
     assert "came of three levels as of all stages: no grid" in results._same(table)
     assert not results._same(table.drop(index="three levels"))
+
+
+def test_why_names_what_moves_and_what_matters(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two methods, two seeds of a pair: `a` moves what was far, `sfkd` moves all alike."""
+    page = sys.modules["why_page"]
+    figures = {}
+    monkeypatch.setattr(page, "save_figure", lambda fig, path, **_: figures.update({path.stem: fig}))
+    alone = {"A": 0.9, "H1": 0.5, "V1": 0.6, "D1": 0.2, "all": 0.7}
+    rows = []
+    for seed in (0, 1):
+        for method, moves in {"a": lambda x: 1 - x, "sfkd": lambda x: 0.1 + x / 100}.items():
+            for band, x in alone.items():
+                row = {
+                    "pair": "cnn-vit",
+                    "method": method,
+                    "seed": seed,
+                    "band": band,
+                    "alone": x,
+                    "movement": moves(x),
+                }
+                lost = {"without": -10.0 if band == "A" else -1.0, "without_alone": -2.0}
+                rows.append(row | (lost if band != "all" else {}) | {"gain": 3.0 + seed})
+    pd.DataFrame(rows).to_csv(tmp_path / "why.csv", index=False)
+    text = page.why(tmp_path / "why.csv", tmp_path)
+    assert "| a | +0.300 | D1 +0.800 | A +0.100 | A -10.0 | +3.50 |" in text
+    assert "`a` -1.00, `sfkd` +1.00." in text
+    assert "Over all 4 students" in text
+    without = figures["bands"].data[1]
+    assert list(without.y) == ["a", "sfkd", "none"]
+    assert without.z[2][0] == -2.0
+    assert np.ravel(figures["pairs"].data[0].z) == pytest.approx([0.9, 0.5, 0.6, 0.2])
