@@ -86,7 +86,7 @@ class SFKD(Aligned):
         weighting: "fixed", or "uncertainty": the parts L_i become exp(−s_i)·L_i + s_i with trained s_i that start at 0,
             Σ s_i being the part "uncertainty" (Kendall, Gal, Cipolla, CVPR 2018, with s = log σ² and twice their loss).
         layers: of `Layerwise`; None pairs all stages.
-        feature_weight: of both; tuned, as `ds2s` and `layers` are (`docs/results.md`).
+        feature_weight: of both; tuned, as `ds2s`, `sigma` and `layers` are (`docs/results.md`).
         **options: `width`, `reduction`, `normalized`, `warmup`, `decay` and those of `kd`.
     """
 
@@ -101,7 +101,7 @@ class SFKD(Aligned):
         band_weights: Mapping[str, float] | None = None,
         ds2s: Variant = "light",
         spectral_loss: SpectralLoss = "gffl",
-        sigma: Sigma = 0.25,
+        sigma: Sigma = 0.5,
         mask: MaskKind = "low",
         spectrum: Spectrum = "complex",
         comparison: Comparison = "correlation",
