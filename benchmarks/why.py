@@ -46,12 +46,14 @@ def main() -> None:
     planned = {(run.pair, run.method, run.seed): run for run in runs_of(study, pairs) if not run.variant}
     rows = read_rows(TABLE)
     done = {(row["pair"], row["method"], row["seed"]) for row in rows}
+    places = {(pair, method, str(seed)): place for place, (pair, method, seed) in enumerate(planned)}
     for (pair, method, seed), run in planned.items():
         alone = planned[pair, "none", seed]
         trained = all(RunFolder(r.recipe.out).finished for r in (run, alone))
         if method not in METHODS or (pair, method, str(seed)) in done or not trained:
             continue
         rows += _measured(run, alone)
+        rows.sort(key=lambda row: places[row["pair"], row["method"], row["seed"]])
         write_rows(TABLE, COLUMNS, rows)
         print(f"{pair} {method} {seed}")
 

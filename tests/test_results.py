@@ -52,7 +52,7 @@ def test_parts_that_do_not_help_are_named(results: ModuleType) -> None:
     told = results._earned(worth)
     assert "the wavelet +0.50 (-0.20 to +1.00), DS2S -0.20 (-0.40 to -0.10)" in told
     assert told.endswith(
-        "Without DS2S it is better here. The wavelet has not earned a place here: no difference is shown."
+        "The spectral loss has earned a place here. Without DS2S it is better here. Of the wavelet no difference is shown."
     )
 
 

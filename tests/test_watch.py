@@ -102,10 +102,8 @@ def test_a_trainable_refiner_of_the_teacher_stops_the_run(
     tmp_path: Path, recipe: RecipeOf, without_schedule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(distillers._REGISTRY, "trainable", Trainable)
-    method = {
-        "name": "trainable",
-        "options": {"comparison": "error", "layers": None},
-    }  # a correlation has nothing to gain by shrinking
+    # a correlation has nothing to gain by shrinking
+    method = {"name": "trainable", "options": {"comparison": "error", "layers": None, "sigma": 0.25}}
     schedule = {"epochs": 30, "lr": 0.05, "weight_decay": 0.0, "warmup_epochs": 0}
     described = recipe(tmp_path / "run", **without_schedule | {"method": method}, schedule=schedule)
     with pytest.raises(TrainingDiverged, match=r"times the variance of the fixed one.*it shrinks"):
