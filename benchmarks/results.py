@@ -53,10 +53,10 @@ INTRODUCTION = """# Results
 Every number here is read from the tables in `benchmarks/results/` by `make results`. Their rows are made by
 
 ```sh
-# choices, on held-out training images
-sfkd benchmark configs/benchmark/tuning_kd.yaml configs/benchmark/tuning.yaml configs/benchmark/sigma.yaml
-sfkd benchmark configs/benchmark/short.yaml configs/benchmark/few.yaml           # the grid, on the test sets
-sfkd benchmark configs/benchmark/parts.yaml configs/benchmark/ablations.yaml     # SFKD with something changed
+sfkd benchmark configs/benchmark/tuning_kd.yaml configs/benchmark/tuning.yaml     # choices, on held-out training images
+sfkd benchmark configs/benchmark/sigma.yaml
+sfkd benchmark configs/benchmark/short.yaml configs/benchmark/few.yaml            # the grid, on the test sets
+sfkd benchmark configs/benchmark/parts.yaml configs/benchmark/ablations.yaml      # SFKD with something changed
 ```
 
 which skip the rows that are there: delete a row to have it made again. This is an experiment at the scale of a small
