@@ -34,6 +34,7 @@ PARTS = {
     "no spectral loss": "the spectral loss",
 }  # by variant without it
 CONFIDENCE = 0.95
+Worth = dict[str, tuple[float, float, float]]  # part → points that it adds, and their interval
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     grid = pd.read_csv(TABLES / "grid.csv", keep_default_na=False)
     scores = {name: Scores.of(grid[grid.regime == name]) for name in REGIMES}
     worth, parts = _parts()
-    page = [INTRODUCTION, _in_short(scores, worth), _setting(grid)]
+    page = [INTRODUCTION, _in_short(scores, _earned(*worth)), _setting(grid)]
     for regime, heading in REGIMES.items():
         page += [_with_seeds(heading, grid[grid.regime == regime]), *_regime(scores[regime], regime)]
     page += [parts, _ablations(), why(TABLES / "why.csv", IMAGES), _tuning(), _tried(), _published()]
@@ -137,7 +138,7 @@ class Scores:
         return [pair for pair in self.means if self.means[pair].rank(ascending=False)["sfkd"] > 2]
 
 
-def _in_short(scores: dict[str, Scores], worth: dict[str, tuple[float, float, float]]) -> str:
+def _in_short(scores: dict[str, Scores], parts: str) -> str:
     """What was hoped for beside what came, whatever that is."""
     lines: dict[str, list[str]] = {}
     for of in scores.values():
@@ -158,7 +159,7 @@ def _in_short(scores: dict[str, Scores], worth: dict[str, tuple[float, float, fl
         f"## In short\n\n| what `sfkd` should be | {' | '.join(_WORDS[regime] for regime in scores)} |\n"
         f"|-|{'-|' * len(scores)}\n"
         + "\n".join(f"| {hope} | {' | '.join(came)} |" for hope, came in lines.items())
-        + f"\n\nDifferences are points of top-1, means over pairs{note}. {_earned(worth)}"
+        + f"\n\nDifferences are points of top-1, means over pairs{note}. {parts}"
     )
 
 
@@ -209,23 +210,25 @@ def _differences(scores: Scores) -> str:
     )
 
 
-def _parts() -> tuple[dict[str, tuple[float, float, float]], str]:
-    """Points that each of the paper's parts adds, over all pairs and seeds, and the section of the page on it."""
+def _parts() -> tuple[tuple[Worth, Worth], str]:
+    """Points that each of the paper's parts adds, by intervals over runs and over seeds, and the section of the page on it."""
     rows = pd.read_csv(TABLES / "parts.csv", keep_default_na=False)
     table = _top1(rows, "variant")
     added = {part: table.loc[""] - table.loc[variant] for variant, part in PARTS.items()}
-    worth = {part: paired(values.to_numpy()) for part, values in added.items()}
+    over_runs = {part: paired(values.to_numpy()) for part, values in added.items()}
+    over_seeds = {part: paired(_over_pairs(values)) for part, values in added.items()}
     pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
     lines = []
     for part, values in added.items():
         cells = " | ".join(_signed(values[pair]) for pair in pairs)
-        lines.append(f"| {part} | {cells} | {_interval(worth[part])} |")
-    save_figure(_parts_figure(added, worth), IMAGES / "parts.png", dpi=130)
-    return worth, (
+        _, low, high = over_seeds[part]
+        lines.append(f"| {part} | {cells} | {_interval(over_runs[part])} | {low:+.2f} to {high:+.2f} |")
+    save_figure(_parts_figure(added, over_runs), IMAGES / "parts.png", dpi=130)
+    return (over_runs, over_seeds), (
         "## What each part is worth\n\nTop-1 of SFKD less that of SFKD without the part, on every pair, points, mean ± "
         f"standard deviation over {_seed_count(rows)}; the mean over pairs with a 95 % interval over all {table.shape[1]} "
-        "paired runs.\n\n![Parts](images/results/parts.png)\n\n"
-        f"| part | {' | '.join(pairs)} | mean |\n|-|{'-|' * (len(pairs) + 1)}\n" + "\n".join(lines)
+        "paired runs, which speaks of these pairs, and the wider one over paired seeds.\n\n![Parts](images/results/parts.png)"
+        f"\n\n| part | {' | '.join(pairs)} | mean | over seeds |\n|-|{'-|' * (len(pairs) + 2)}\n" + "\n".join(lines)
     )
 
 
@@ -268,19 +271,23 @@ def _same(table: pd.DataFrame) -> str:
     )
 
 
-def _earned(worth: dict[str, tuple[float, float, float]]) -> str:
+def _earned(over_runs: Worth, over_seeds: Worth) -> str:
     """Which of the paper's parts are worth their cost here, whatever that is."""
-    told = ", ".join(f"{part} {_interval(points)}" for part, points in worth.items())
-    worthy = [part for part, (_, low, _) in worth.items() if low > 0]
-    harmful = [part for part, (_, _, high) in worth.items() if high < 0]
-    unsure = [part for part, (_, low, high) in worth.items() if low <= 0 <= high]
-    verdict = [f"What the paper's parts add, over all pairs: {told}."]
+    told = ", ".join(f"{part} {_interval(points)}" for part, points in over_runs.items())
+    worthy = [part for part, (_, low, _) in over_runs.items() if low > 0]
+    harmful = [part for part, (_, _, high) in over_runs.items() if high < 0]
+    unsure = [part for part, (_, low, high) in over_runs.items() if low <= 0 <= high]
+    verdict = [f"What the paper's parts add on these pairs, with intervals over paired runs: {told}."]
     if worthy:
         verdict.append(f"{_capital(' and '.join(worthy))} {'have' if len(worthy) > 1 else 'has'} earned a place here.")
     if harmful:
         verdict.append(f"Without {' and '.join(harmful)} it is better here.")
     if unsure:
         verdict.append(f"Of {' and '.join(unsure)} no difference is shown.")
+    if wide := [part for part in (*worthy, *harmful) if over_seeds[part][1] <= 0 <= over_seeds[part][2]]:
+        verdict.append(
+            f"Over paired seeds, of which there are few, the interval of {' and '.join(wide)} has zero in it."
+        )
     return " ".join(verdict)
 
 
@@ -381,7 +388,7 @@ def _rank_figure(ranks: pd.Series, regime: str) -> go.Figure:
     return theme.titled(fig, f"Mean rank · {_WORDS[regime]}", note, 120 + 30 * len(order)).update_layout(width=760)
 
 
-def _parts_figure(added: dict[str, pd.Series], worth: dict[str, tuple[float, float, float]]) -> go.Figure:
+def _parts_figure(added: dict[str, pd.Series], worth: Worth) -> go.Figure:
     parts = list(reversed(added))
     fig = go.Figure(_bars(parts, [worth[part] for part in parts]))
     of_pairs = {part: values.groupby(level="pair", sort=False).mean() for part, values in added.items()}
@@ -395,7 +402,7 @@ def _parts_figure(added: dict[str, pd.Series], worth: dict[str, tuple[float, flo
     return theme.titled(fig, "What each part adds", note, 380).update_layout(width=820)
 
 
-def _ablation_figure(gains: dict[str, tuple[float, float, float]]) -> go.Figure:
+def _ablation_figure(gains: Worth) -> go.Figure:
     order = [variant for variant in reversed(gains) if variant != "as it is"]
     fig = go.Figure(_bars(order, [gains[v] for v in order]))
     fig.update_xaxes(title_text="difference to SFKD as it is, points of top-1")
