@@ -211,7 +211,7 @@ def _differences(scores: Scores) -> str:
 
 
 def _parts() -> tuple[tuple[Worth, Worth], str]:
-    """Points that each of the paper's parts adds, by intervals over runs and over seeds, and the section of the page on it."""
+    """Points that each of the paper's parts adds, with intervals over runs and over seeds; the section on it."""
     rows = pd.read_csv(TABLES / "parts.csv", keep_default_na=False)
     table = _top1(rows, "variant")
     added = {part: table.loc[""] - table.loc[variant] for variant, part in PARTS.items()}
@@ -227,8 +227,9 @@ def _parts() -> tuple[tuple[Worth, Worth], str]:
     return (over_runs, over_seeds), (
         "## What each part is worth\n\nTop-1 of SFKD less that of SFKD without the part, on every pair, points, mean ± "
         f"standard deviation over {_seed_count(rows)}; the mean over pairs with a 95 % interval over all {table.shape[1]} "
-        "paired runs, which speaks of these pairs, and the wider one over paired seeds.\n\n![Parts](images/results/parts.png)"
-        f"\n\n| part | {' | '.join(pairs)} | mean | over seeds |\n|-|{'-|' * (len(pairs) + 2)}\n" + "\n".join(lines)
+        "paired runs, which speaks of these pairs, and the wider one over paired seeds.\n\n"
+        f"![Parts](images/results/parts.png)\n\n| part | {' | '.join(pairs)} | mean | over seeds |\n|-|{'-|' * (len(pairs) + 2)}\n"
+        + "\n".join(lines)
     )
 
 
