@@ -228,8 +228,8 @@ def _parts() -> tuple[tuple[Worth, Worth], str]:
         "## What each part is worth\n\nTop-1 of SFKD less that of SFKD without the part, on every pair, points, mean ± "
         f"standard deviation over {_seed_count(rows)}; the mean over pairs with a 95 % interval over all {table.shape[1]} "
         "paired runs, which speaks of these pairs, and the wider one over paired seeds.\n\n"
-        f"![Parts](images/results/parts.png)\n\n| part | {' | '.join(pairs)} | mean | over seeds |\n|-|{'-|' * (len(pairs) + 2)}\n"
-        + "\n".join(lines)
+        "![Parts](images/results/parts.png)\n\n"
+        f"| part | {' | '.join(pairs)} | mean | over seeds |\n|-|{'-|' * (len(pairs) + 2)}\n" + "\n".join(lines)
     )
 
 
