@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,11 +29,7 @@ STUDIES = ROOT / "configs" / "benchmark"
 RIVALS = ("kd", "fitnet", "correlation", "rkd", "crd", "dkd", "dist", "ofa", "spectralkd", "freekd")
 OURS = ("gffl", "sfkd")
 METHODS = ("none", *RIVALS, *OURS)
-PARTS = {
-    "no wavelet": "the wavelet",
-    "no DS2S": "DS2S",
-    "no spectral loss": "the spectral loss",
-}  # by variant without it
+PARTS = {"no wavelet": "the wavelet", "no DS2S": "DS2S", "no spectral loss": "the spectral loss"}  # by variant without
 CONFIDENCE = 0.95
 Worth = dict[str, tuple[float, float, float]]  # part → points that it adds, and their interval
 
@@ -217,10 +214,10 @@ def _parts() -> tuple[tuple[Worth, Worth], str]:
     added = {part: table.loc[""] - table.loc[variant] for variant, part in PARTS.items()}
     over_runs = {part: paired(values.to_numpy()) for part, values in added.items()}
     over_seeds = {part: paired(_over_pairs(values)) for part, values in added.items()}
-    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    pairs = _pairs(table)
     lines = []
     for part, values in added.items():
-        cells = " | ".join(_signed(values[pair]) for pair in pairs)
+        cells = " | ".join(_spread(values[pair], "+") for pair in pairs)
         _, low, high = over_seeds[part]
         lines.append(f"| {part} | {cells} | {_interval(over_runs[part])} | {low:+.2f} to {high:+.2f} |")
     save_figure(_parts_figure(added, over_runs), IMAGES / "parts.png", dpi=130)
@@ -239,7 +236,7 @@ def _ablations() -> str:
     table = _top1(rows, "variant")
     cost = rows.groupby("variant").step_ms.median() / rows[rows.variant == "as it is"].step_ms.median()
     extra = rows.groupby("variant").extra_params.mean()
-    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    pairs = _pairs(table)
     base = table.loc["as it is"]
     lines, gains = [], {}
     for variant in table.index:
@@ -334,7 +331,7 @@ def _tried() -> str:
     """What SFKD's trials were drawn from."""
     rows = pd.read_csv(TABLES / "improving.csv", keep_default_na=False)
     table = _top1(rows, "variant")
-    pairs = list(dict.fromkeys(pair for pair, _ in table.columns))
+    pairs = _pairs(table)
     lines = []
     for variant in table.index:
         scores = [table.loc[variant, pair].dropna() for pair in pairs]
@@ -458,6 +455,11 @@ def _top1(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return rows.pivot_table(index=by, columns=["pair", "seed"], values="top1_last", sort=False)
 
 
+def _pairs(table: pd.DataFrame) -> list[str]:
+    """The pairs of the columns of `_top1`, in their order."""
+    return list(dict.fromkeys(pair for pair, _ in table.columns))
+
+
 def _seeds(table: pd.DataFrame, method: str) -> np.ndarray:
     """Mean over pairs for each seed."""
     return _over_pairs(table.loc[method])
@@ -467,12 +469,8 @@ def _over_pairs(values: pd.Series) -> np.ndarray:
     return values.groupby(level="seed").mean().to_numpy()
 
 
-def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def _signed(values: pd.Series) -> str:
-    return f"{values.mean():+.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+def _spread(values: pd.Series, sign: Literal["", "+"] = "") -> str:
+    return f"{values.mean():{sign}.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def _placed(text: str, values: pd.Series, method: str) -> str:
